@@ -1,0 +1,91 @@
+// lend(): memory that somebody else owns, as a DLPack capsule; the owner is told when nobody looks any more.
+
+#include <memory>
+#include <string>
+
+#include "bindings/dlpack.h"
+#include "bindings/gil.h"
+#include "bindings/register.h"
+
+namespace penstock::bindings {
+namespace {
+
+using dlpack::ManagedTensor;
+
+// A tensor, the numbers it points to, and the reference that keeps its memory alive.
+struct Loan {
+    ManagedTensor managed{};
+    std::int64_t num_bytes = 0;
+    std::int64_t stride = 1;
+    PyObject* owner = nullptr;
+};
+
+// Runs when the last tensor, view or array over the memory dies: in any thread, with or without the GIL.
+// While the interpreter shuts down the GIL may never come back, so the reference is left to the end of
+// the process.
+void end_loan(ManagedTensor* managed) {
+    const std::unique_ptr<Loan> loan(static_cast<Loan*>(managed->context));
+    if (Py_IsInitialized() == 0 || interpreter_is_finalizing()) return;
+    const PyGILState_STATE state = PyGILState_Ensure();
+    // This may be the middle of somebody's error handling; the owner's last words must not disturb it.
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_DECREF(loan->owner);
+    PyErr_Restore(type, value, traceback);
+    PyGILState_Release(state);
+}
+
+// The capsule dies. If nobody consumed its tensor (and renamed the capsule), the loan ends here.
+void drop_capsule(PyObject* capsule) {
+    if (PyCapsule_IsValid(capsule, dlpack::kCapsuleName) == 0) return;
+    auto* managed = static_cast<ManagedTensor*>(PyCapsule_GetPointer(capsule, dlpack::kCapsuleName));
+    managed->deleter(managed);
+}
+
+void check_memory(std::uint64_t address, std::int64_t num_bytes, int device_type, int device_id) {
+    if (num_bytes < 0)
+        throw py::value_error("lend: num_bytes must be at least 0, not " + std::to_string(num_bytes));
+    if (address == 0 && num_bytes > 0) {
+        throw py::value_error("lend: address is 0, which holds no " + std::to_string(num_bytes) + " bytes");
+    }
+    if (device_type < 1 || device_id < 0) {
+        throw py::value_error(
+            "lend: device must be a DLPack device type (1 host, 2 CUDA, ...) and a number from 0, not " +
+            std::to_string(device_type) + " and " + std::to_string(device_id));
+    }
+}
+
+py::object lend(std::uint64_t address, std::int64_t num_bytes, int device_type, int device_id,
+                const py::object& owner) {
+    check_memory(address, num_bytes, device_type, device_id);
+    auto loan = std::make_unique<Loan>();
+    loan->num_bytes = num_bytes;
+    loan->managed.tensor = {.data = reinterpret_cast<void*>(address),
+                            .device = {device_type, device_id},
+                            .ndim = 1,
+                            .dtype = {.code = 1, .bits = 8, .lanes = 1},
+                            .shape = &loan->num_bytes,
+                            .strides = &loan->stride,
+                            .byte_offset = 0};
+    loan->managed.context = loan.get();
+    loan->managed.deleter = end_loan;
+    loan->owner = owner.ptr();
+    PyObject* const capsule = PyCapsule_New(&loan->managed, dlpack::kCapsuleName, drop_capsule);
+    if (capsule == nullptr) throw py::error_already_set();
+    Py_INCREF(loan->owner);
+    loan.release();  // the capsule's, until its tensor is consumed
+    return py::reinterpret_steal<py::object>(capsule);
+}
+
+}  // namespace
+
+void register_lend(py::module_& m) {
+    m.def("lend", lend, py::arg("address"), py::arg("num_bytes"), py::arg("device_type"),
+          py::arg("device_id"), py::arg("owner"),
+          R"(Memory as a DLPack capsule: a one-dimensional uint8 tensor of `num_bytes` bytes at `address`.
+
+Keeps `owner` alive until the last tensor, view or array over the memory dies, in whatever thread, or until
+the capsule dies unused. The memory must stay valid for as long as `owner` lives.)");
+}
+
+}  // namespace penstock::bindings

@@ -1,0 +1,56 @@
+"""``penstock bench``: the benchmarks, which need rivals and texts that no wheel brings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.exits import ending
+from penstock.errors import ConfigError
+
+NAMES = ("feed", "tokenize", "handoff", "score")
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}.")],
+) -> None:
+    """Run a benchmark; arguments after its name are its own. Needs a clone of the repository."""
+    if name in ("-h", "--help"):
+        typer.echo(context.get_help())
+        return
+    with ending(debug=False):
+        script = script_of(name, [Path.cwd(), Path(__file__).resolve().parent])
+        raise typer.Exit(subprocess.call([sys.executable, str(script), *context.args]))
+
+
+def script_of(name: str, places: list[Path]) -> Path:
+    """The file of a benchmark, in the clone that one of some folders lies in.
+
+    Raises:
+        ConfigError: There is no clone, or no such benchmark in it.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"bench {name!r}: the benchmarks are {', '.join(NAMES)}.")
+    for place in places:
+        for folder in (place, *place.parents):
+            if _is_clone(folder):
+                script = folder / "benchmarks" / f"{name}.py"
+                if script.is_file():
+                    return script
+                raise ConfigError(f"{script}: this clone has no such benchmark; update it.")
+    raise ConfigError(
+        "bench needs a clone of the Penstock repository: the installed package does not hold the benchmarks. "
+        "Clone it, and run this again inside the clone."
+    )
+
+
+def _is_clone(folder: Path) -> bool:
+    project = folder / "pyproject.toml"
+    if not (folder / "benchmarks").is_dir() or not project.is_file():
+        return False
+    return '\nname = "penstock"\n' in project.read_text(encoding="utf-8", errors="replace")

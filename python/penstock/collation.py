@@ -1,0 +1,227 @@
+"""One worker's job on the way out: a planned batch into a slot, padded, and off to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock import _core
+from penstock.batch import Batch
+from penstock.errors import ConfigError
+from penstock.planner import padded_length
+from penstock.staging import ALIGNMENT, Slot, Staging
+from penstock.tokenizer import Ragged
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from penstock.stats import Clock
+    from penstock.windows import FailedRow, PlannedBatch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Collate = Callable[[Ragged, dict[str, Any]], Mapping[str, Any]]
+
+INT64 = np.dtype(np.int64)
+KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """A batch in its slot, waiting in the ring: all but the tensors, which are made when it is lent."""
+
+    slot: Slot
+    layout: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]  # name → (offset, shape, dtype)
+    batch: Batch
+
+    def lend(self, staging: Staging) -> Batch:
+        """The batch, with tensors over the slot. Consumer only."""
+        import torch
+
+        root = staging.lend(self.slot)
+        for name, (offset, shape, dtype) in self.layout.items():
+            num_bytes = int(np.prod(shape)) * dtype.itemsize
+            kind: torch.dtype = getattr(torch, dtype.name)
+            self.batch.inputs[name] = root[offset : offset + num_bytes].view(kind).view(shape)
+        return self.batch
+
+
+class Collator:
+    """Writes planned batches into slots, as many threads at once as call it.
+
+    Args:
+        staging: Where slots come from.
+        clock: Counts the time.
+        input_names: The model's inputs, of ``KNOWN_INPUTS``.
+        pad_id, pad_type_id, pad_left: How rows are filled up.
+        max_length: No row is padded past it: a model may have no more positions.
+        collate: The caller's own function instead of ours.
+    """
+
+    def __init__(
+        self,
+        staging: Staging,
+        clock: Clock,
+        *,
+        input_names: tuple[str, ...],
+        pad_id: int,
+        pad_type_id: int,
+        pad_left: bool,
+        max_length: int | None,
+        collate: Collate | None,
+    ) -> None:
+        self._staging, self._clock = staging, clock
+        self._input_names = input_names
+        self._pad_id, self._pad_type_id, self._pad_left = pad_id, pad_type_id, pad_left
+        self._max_length = max_length
+        self._collate = collate
+
+    def stage(self, planned: PlannedBatch, ticket: int) -> Staged | Batch:
+        """Fill a slot and start its copy. A batch with nothing but errors needs no slot."""
+        if not planned.num_windows:
+            return self.empty_batch(planned.failed, ticket, planned.unit)
+        with self._clock.stage("collate", ticket):
+            ragged, starts, stops, batch = _gather(planned)
+            batch.ticket = ticket
+            if self._collate is None:
+                slot, layout = self._fill(ragged, starts, stops)
+            else:
+                slot, layout = self._fill_with(self._collate, _select(ragged, starts, stops), batch.columns)
+        with self._clock.stage("copy", ticket):
+            self._staging.ship(slot)
+        return Staged(slot, layout, batch)
+
+    @property
+    def runs_caller_code(self) -> bool:
+        """Whether ``stage`` calls the caller's own collate."""
+        return self._collate is not None
+
+    def empty_batch(self, failed: list[FailedRow], ticket: int, unit: int) -> Batch:
+        """A batch with no rows, only errors."""
+        empty = np.empty(0, np.int64)
+        batch = Batch({}, empty, empty.astype(np.int32), ticket=ticket, unit=unit)
+        _carry(batch, failed)
+        return batch
+
+    def _fill(self, ragged: Ragged, starts: Array, stops: Array) -> tuple[Slot, dict[str, Any]]:
+        longest = int((stops - starts).max())
+        width = padded_length(longest)
+        if self._max_length is not None:
+            width = max(longest, min(width, self._max_length))
+        shape = (len(starts), max(1, width))
+        layout, num_bytes = _lay_out(dict.fromkeys(self._input_names, (shape, INT64)))
+        slot = self._staging.take_slot(num_bytes)
+        try:
+            arrays = {name: slot.array(*place) for name, place in layout.items()}
+            _core.collate(
+                ragged.ids,
+                starts,
+                stops,
+                **{name: arrays.get(name) for name in KNOWN_INPUTS},
+                type_ids=ragged.type_ids,
+                pad_id=self._pad_id,
+                pad_type_id=self._pad_type_id,
+                pad_left=self._pad_left,
+            )
+        except BaseException:
+            self._staging.put_back(slot)
+            raise
+        return slot, layout
+
+    def _fill_with(
+        self, collate: Collate, ragged: Ragged, columns: dict[str, Any]
+    ) -> tuple[Slot, dict[str, Any]]:
+        made = collate(ragged, columns)
+        if not isinstance(made, Mapping):
+            raise ConfigError(f"collate must return a dict of arrays, not {type(made).__name__}.")
+        arrays = {str(name): np.ascontiguousarray(value) for name, value in made.items()}
+        layout, num_bytes = _lay_out({name: (value.shape, value.dtype) for name, value in arrays.items()})
+        slot = self._staging.take_slot(num_bytes)
+        for name, value in arrays.items():
+            slot.array(*layout[name])[...] = value
+        return slot, layout
+
+
+def slot_bytes(num_inputs: int, max_batch_tokens: int) -> int:
+    """Bytes of the largest batch within the budget: every input int64, each on its own cache line."""
+    return max(1, num_inputs) * (max_batch_tokens * INT64.itemsize + ALIGNMENT)
+
+
+def _lay_out(arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[dict[str, Any], int]:
+    layout: dict[str, Any] = {}
+    offset = 0
+    for name, (shape, dtype) in arrays.items():
+        layout[name] = (offset, shape, dtype)
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    return layout, max(1, offset)
+
+
+def _gather(planned: PlannedBatch) -> tuple[Ragged, Array, Array, Batch]:
+    """One flat id array with each row's span in it, and the batch without its tensors."""
+    ids, starts, stops, begin = [], [], [], 0
+    for rows, positions in planned.parts:
+        ids.append(rows.ids)
+        starts.append(rows.offsets[positions] + begin)
+        stops.append(rows.offsets[positions + 1] + begin)
+        begin += len(rows.ids)
+
+    def pick(name: str) -> Array | None:
+        if getattr(planned.parts[0][0], name) is None:
+            return None
+        return np.concatenate([getattr(rows, name)[positions] for rows, positions in planned.parts])
+
+    first = planned.parts[0][0]
+    type_ids = (
+        None if first.type_ids is None else np.concatenate([rows.type_ids for rows, _ in planned.parts])
+    )
+    flat = first.ids if len(ids) == 1 else np.concatenate(ids)
+    start, stop = np.concatenate(starts), np.concatenate(stops)
+    batch = Batch(
+        inputs={},
+        input_index=np.concatenate([rows.index[rows.row[positions]] for rows, positions in planned.parts]),
+        num_tokens=(stop - start).astype(np.int32),
+        columns=_kept(planned),
+        unit=planned.unit,
+        first_scored=pick("first_scored"),
+        num_bytes=pick("num_bytes"),
+        num_windows=pick("num_windows_of"),
+    )
+    _carry(batch, planned.failed)
+    ragged = Ragged(flat, np.array([0, len(flat)]), type_ids=type_ids)
+    return ragged, start, stop, batch
+
+
+def _carry(batch: Batch, failed: list[FailedRow]) -> None:
+    """Put failed rows into the batch that carries them."""
+    batch.errors = [(row.index, row.error) for row in failed]
+    batch.error_columns = _columns([row.kept for row in failed if row.kept is not None])
+
+
+def _kept(planned: PlannedBatch) -> dict[str, pa.Array]:
+    return _columns([rows.kept.take(rows.row[at]) for rows, at in planned.parts if rows.kept is not None])
+
+
+def _columns(tables: list[pa.Table]) -> dict[str, pa.Array]:
+    if not tables:
+        return {}
+    import pyarrow as pa
+
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    return {name: _one_array(table.column(name)) for name in table.column_names}
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    array: pa.Array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return array
+
+
+def _select(ragged: Ragged, starts: Array, stops: Array) -> Ragged:
+    """The rows of a batch as ``Ragged``, for the caller's own collate."""
+    lengths = stops - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Ragged(ragged.ids[at], offsets, type_ids=None if ragged.type_ids is None else ragged.type_ids[at])

@@ -1,0 +1,171 @@
+"""One worker's job on the way in: a chunk of text to tokenized rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.sources.chunk import value_bytes
+from penstock.windows import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from penstock.sources import Chunk
+    from penstock.tokenizer import Tokenizer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_JOB_ROWS = 256
+MAX_JOB_BYTES = 1 << 20
+"""A tokenizing job is cut to these: several workers share a chunk, and the first batch is soon ready."""
+
+
+class PairColumn(Protocol):
+    """A source or row reader: of rows that are tuples, the first one says whether there are pairs."""
+
+    @property
+    def pair_column(self) -> str | None:
+        """Name of the column of second texts, or None."""
+        ...
+
+
+class Encoder:
+    """Turns chunks into rows, as many threads at once as call it.
+
+    Args:
+        tokenizer: None where the chunks hold token ids.
+        columns: Says where the second texts are, once the first row was seen.
+        text_column, keep: Which column of a chunk is tokenized and which ride along.
+        max_length: Tokens of a row; longer rows are truncated, or cut into windows with ``stride``.
+        stride: New tokens of each window after the first.
+        truncation: The side that is cut off.
+        prompt: Text in front of each row.
+        max_job_rows: Rows of a job at most. Jobs are started whole: they must fit the bound on started rows.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        *,
+        columns: PairColumn,
+        text_column: str,
+        keep: tuple[str, ...],
+        max_length: int | None,
+        stride: int | None,
+        truncation: Literal["right", "left"] = "right",
+        prompt: str = "",
+        max_job_rows: int = MAX_JOB_ROWS,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._columns = columns
+        self._text_column, self._keep = text_column, keep
+        self._max_length, self._stride, self._truncation = max_length, stride, truncation
+        self._prompt = prompt
+        self._max_job_rows = min(MAX_JOB_ROWS, max_job_rows)
+
+    def jobs(self, chunk: Chunk) -> Iterator[tuple[Chunk, Array]]:
+        """Cut a chunk into jobs, each with the bytes of each row's text (int64[rows])."""
+        num_bytes = np.zeros(chunk.batch.num_rows, np.int64)
+        for name in filter(None, (self._text_column, self._columns.pair_column)):
+            num_bytes += value_bytes(chunk.batch.column(name))
+        ends = np.cumsum(num_bytes)
+        start = 0
+        while start < len(num_bytes):
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + MAX_JOB_BYTES, side="right"))
+            stop = max(start + 1, min(stop, start + self._max_job_rows))
+            part = replace(
+                chunk,
+                batch=chunk.batch.slice(start, stop - start),
+                first_index=chunk.first_index + start,
+                first_row=chunk.first_row + start,
+                failures={at - start: e for at, e in chunk.failures.items() if start <= at < stop},
+            )
+            yield part, num_bytes[start:stop]
+            start = stop
+
+    def rows(self, chunk: Chunk, text_bytes: Array) -> Rows:
+        """Tokenize a job. Blocks for as long as that takes, GIL released by the tokenizer."""
+        num_rows = chunk.batch.num_rows
+        if self._tokenizer is None:
+            rows = self._rows_of_ids(chunk, text_bytes)
+        else:
+            text = _filled(chunk.batch.column(self._text_column))
+            if self._prompt:
+                text = pc.binary_join_element_wise(
+                    pa.scalar(self._prompt, text.type), text, pa.scalar("", text.type)
+                )
+            pair_column = self._columns.pair_column
+            pairs = _filled(chunk.batch.column(pair_column)) if pair_column else None
+            ragged, failures = self._tokenizer.encode_rows(
+                text, pairs, max_length=self._max_length, truncation=self._truncation, stride=self._stride
+            )
+            rows = Rows(
+                ids=ragged.ids,
+                offsets=ragged.offsets,
+                row=np.arange(num_rows) if ragged.row_of is None else ragged.row_of,
+                index=np.empty(0, np.int64),
+                text_bytes=text_bytes,
+                failures=dict(failures),
+                type_ids=ragged.type_ids,
+                first_scored=ragged.first_scored,
+                num_bytes=ragged.num_bytes,
+            )
+            if ragged.row_of is not None:
+                rows.num_windows_of = np.bincount(rows.row, minlength=num_rows)[rows.row].astype(np.int32)
+        rows.failures.update(chunk.failures)
+        rows = _without_failed(rows)
+        return replace(
+            rows,
+            index=np.arange(chunk.first_index, chunk.first_index + num_rows),
+            kept=pa.Table.from_batches([chunk.batch]).select(list(self._keep)) if self._keep else None,
+            unit=chunk.unit,
+        )
+
+    def _rows_of_ids(self, chunk: Chunk, text_bytes: Array) -> Rows:
+        column = chunk.batch.column(self._text_column)
+        column = pc.if_else(pc.is_valid(column), column, pa.scalar([], column.type))
+        ids = column.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        begins = np.concatenate([[0], np.cumsum(lengths)])
+        if self._max_length is not None:
+            keep = np.minimum(lengths, self._max_length)
+            ids = np.concatenate(
+                [ids[:0], *(ids[b : b + n] for b, n in zip(begins[:-1], keep, strict=True))], dtype=np.int32
+            )
+            begins = np.concatenate([[0], np.cumsum(keep)])
+        empty = np.empty(0, np.int64)
+        return Rows(ids=ids, offsets=begins, row=np.arange(len(lengths)), index=empty, text_bytes=text_bytes)
+
+
+def _filled(column: pa.Array) -> pa.Array:
+    """The column with "" for null: such a row is in ``failures`` already and only holds its place."""
+    return column.fill_null("") if column.null_count else column
+
+
+def _without_failed(rows: Rows) -> Rows:
+    """Drop the windows of failed rows: the model must not see them."""
+    if not rows.failures:
+        return rows
+    good = ~np.isin(rows.row, np.fromiter(rows.failures, np.int64, len(rows.failures)))
+    lengths = rows.lengths[good]
+    tokens = np.repeat(good, rows.lengths)
+
+    def pick(values: Array | None, mask: Array) -> Array | None:
+        return None if values is None else values[mask]
+
+    return replace(
+        rows,
+        ids=rows.ids[tokens],
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        row=rows.row[good],
+        type_ids=pick(rows.type_ids, tokens),
+        first_scored=pick(rows.first_scored, good),
+        num_bytes=pick(rows.num_bytes, good),
+        num_windows_of=pick(rows.num_windows_of, good),
+    )

@@ -1,0 +1,482 @@
+"""The two threads that drive one pass over the input: the reader and the feeder.
+
+The reader only reads, so that a slow source never holds back rows that are already there. The feeder is the
+only thread that plans and the only one that feels backpressure: it claims a ring slot for each batch, so the
+pool is never clogged by a worker that waits for a slot. Workers never wait for anything but their own work.
+
+What bounds the flow: rows that were started (given to ``load`` or to the tokenizer) and are in no claimed
+batch are at most ``rows_ahead + window_rows``; claimed batches are at most ``batches_ahead + 1`` (the last is
+the one in the loop's hands), and one more is planned and waits for its claim.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from concurrent.futures import Future, wait
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import AbandonedWorkersError
+from penstock.loads import Load, Loader
+from penstock.windows import FailedRow, Failure, PlannedBatch, Rows, WindowPlanner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from penstock._core import Ring
+    from penstock.batch import Batch
+    from penstock.collation import Collator, Staged
+    from penstock.encoder import Encoder
+    from penstock.pool import WorkerPool
+    from penstock.sources import Chunk, RowReader
+    from penstock.stats import Clock
+    from penstock.windows import Array
+
+NEVER_SWALLOWED = (SystemExit, KeyboardInterrupt, GeneratorExit)
+"""Whatever ``on_error`` says, these reach the loop: they ask the process to stop, they judge no row."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a pass, resolved."""
+
+    rows_ahead: int
+    window_rows: int
+    num_workers: int
+    max_buffered_bytes: int
+    max_wait: float | None
+    ordered: bool
+    on_error: str
+
+
+@dataclass(eq=False)
+class Entry:
+    """A job in the order of the input: tokenized rows, once they are there."""
+
+    rows: Rows | None = None
+    error: BaseException | None = None
+    load: Load | None = None
+    text_bytes: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the feeder can take it."""
+        return self.rows is not None or self.error is not None
+
+
+class Gate:
+    """Where the reader waits while enough has been read and not started."""
+
+    def __init__(self, max_rows: int, max_bytes: int) -> None:
+        self._max_rows, self._max_bytes = max_rows, max_bytes
+        self._rows = self._bytes = 0
+        self._is_open = True
+        self._condition = threading.Condition()
+
+    def enter(self, rows: int, num_bytes: int) -> bool:
+        """Count what was read; wait until there is room to read on. False once closed. Reader only."""
+        with self._condition:
+            self._rows += rows
+            self._bytes += num_bytes
+            self._condition.wait_for(self._has_room)
+            return self._is_open
+
+    def leave(self, rows: int, num_bytes: int) -> None:
+        """Count what left: started (rows), or claimed (bytes). Never blocks."""
+        with self._condition:
+            self._rows -= rows
+            self._bytes -= num_bytes
+            self._condition.notify()
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes that came from ``load``. Never blocks."""
+        with self._condition:
+            self._bytes += num_bytes
+
+    def is_full(self) -> bool:
+        """Whether the byte bound is reached."""
+        return self._bytes >= self._max_bytes
+
+    def close(self) -> None:
+        """Let the reader go, for good."""
+        with self._condition:
+            self._is_open = False
+            self._condition.notify()
+
+    def _has_room(self) -> bool:
+        return not self._is_open or (self._rows < self._max_rows and self._bytes < self._max_bytes)
+
+
+class Feeder:
+    """One pass: from the source's items to published batches.
+
+    Args:
+        items: A pass over the source: chunks of text, or keys where there is a loader.
+        ring, pool, encoder, collator, planner, clock, limits: What it drives.
+        make_loader: Builds the loader around the callback that it calls with each finished load.
+        row_reader: Turns loaded rows into chunks.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Any],
+        *,
+        ring: Ring,
+        pool: WorkerPool,
+        encoder: Encoder,
+        collator: Collator,
+        planner: WindowPlanner,
+        clock: Clock,
+        limits: Limits,
+        make_loader: Callable[[Callable[[Load], None]], Loader] | None,
+        row_reader: RowReader,
+        name: str,
+    ) -> None:
+        self._items = items
+        self._ring, self._pool, self._clock, self._limits = ring, pool, clock, limits
+        self._encoder, self._collator, self._planner = encoder, collator, planner
+        self._row_reader = row_reader
+        # Everything that the feeder reacts to comes through here, as a call to make in its own thread.
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._gate = Gate(max(limits.rows_ahead, 1), limits.max_buffered_bytes // 2)
+        self._loader = make_loader(self._load_finished) if make_loader is not None else None
+        self._backlog: deque[Any] = deque()  # read and not started: keys with their index, or jobs
+        self._entries: deque[Entry] = deque()  # started and not planned, in input order
+        self._loads: dict[Load, Entry] = {}  # loads in flight
+        self._num_open = 0  # rows started and in no claimed batch
+        self._ticket = 0
+        self._is_read = False
+        self._has_failed = False
+        self._staging: deque[Future[None]] = deque(maxlen=ring.capacity)
+        self._oldest: float | None = None  # when the oldest row that waits for its window came
+        self._num_failed = 0
+        self._num_failed_in_workers: list[int] = []  # appending is atomic; adding is not
+        self._reader_in_source: set[threading.Thread] = set()
+        self._threads = [
+            threading.Thread(target=self._read, name=f"{name}-reader", daemon=True),
+            threading.Thread(target=self._feed, name=f"{name}-feeder", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Tell both threads to end. Does not wait; the ring must be cancelled already."""
+        self._has_failed = True
+        self._gate.close()
+        self._inbox.put(_nothing)
+        if self._loader is not None:
+            self._loader.stop()
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The reader and the feeder, for joining."""
+        return self._threads
+
+    @property
+    def in_caller_code(self) -> set[threading.Thread]:
+        """The reader, while it is inside the caller's source."""
+        return self._reader_in_source
+
+    @property
+    def num_failed(self) -> int:
+        """Rows that failed so far."""
+        return self._num_failed + sum(self._num_failed_in_workers)
+
+    @property
+    def num_retries(self) -> int:
+        """Loads that were tried again."""
+        return getattr(self._loader, "num_retries", 0)
+
+    # --- the reader thread -------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        error: BaseException | None = None
+        try:
+            number = 0
+            for item in self._timed(self._items):
+                if self._loader is not None:
+                    jobs = [((item, number), 1, 0)]
+                    number += 1
+                else:
+                    jobs = [(job, len(job[1]), int(job[1].sum())) for job in self._encoder.jobs(item)]
+                for job, num_rows, num_bytes in jobs:
+                    self._inbox.put(partial(self._backlog.append, job))
+                    if not self._gate.enter(num_rows, num_bytes):
+                        return
+        except BaseException as caught:  # noqa: BLE001 - it travels to the consumer, SystemExit too
+            error = caught
+        self._inbox.put(partial(self._source_ended, error))
+
+    def _timed(self, items: Iterator[Any]) -> Iterator[Any]:
+        thread = threading.current_thread()
+        while True:
+            start = perf_counter()
+            self._reader_in_source.add(thread)
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self._reader_in_source.discard(thread)
+                self._clock.add("read", start, perf_counter())
+            yield item
+
+    # --- the feeder thread -------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        try:
+            while not self._has_failed and not self._is_done():
+                self._react(self._patience())
+                # Planning first: its batches are wanted before the rows that would be started now.
+                self._plan_ready()
+                self._start_work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer must hear of it
+            self._deliver(Failure(error))
+        finally:
+            # Frames of a finished pass must not keep rows alive.
+            self._backlog.clear()
+            self._entries.clear()
+            self._staging.clear()
+        self._ring.close()
+
+    def _is_done(self) -> bool:
+        return self._is_read and not self._backlog and not self._entries and self._planner.is_empty
+
+    def _react(self, patience: float | None) -> None:
+        """Wait for something to happen, then take in all that has happened."""
+        try:
+            if patience is None or patience > 0:
+                self._inbox.get(timeout=patience)()
+            while True:
+                self._inbox.get_nowait()()
+        except queue.Empty:
+            pass
+        self._give_up_overdue()
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due by the clock; None: nothing is."""
+        if (self._entries and self._entries[0].is_ready) or (self._is_read and not self._entries):
+            return 0.0
+        due: list[float] = []
+        now = perf_counter()
+        timeout = self._loader.timeout if self._loader is not None else None
+        if self._loads and timeout is not None:
+            started = [load.started for load in list(self._loads) if load.started is not None]
+            due.append(min(started, default=now) + timeout)
+        if self._limits.max_wait is not None and self._oldest is not None:
+            due.append(self._oldest + self._limits.max_wait)
+        return max(0.001, min(due) - now) if due else None
+
+    def _source_ended(self, error: BaseException | None) -> None:
+        self._is_read = True
+        if error is not None:
+            self._backlog.append(Failure(error))
+
+    def _start_work(self) -> None:
+        limits = self._limits
+        while self._backlog and not self._has_failed:
+            job = self._backlog[0]
+            if isinstance(job, Failure):
+                self._entries.append(Entry(error=job.error))
+            elif self._loader is not None:
+                if len(self._loads) >= limits.rows_ahead or not self._has_room(1):
+                    return
+                self._start_load(*job)
+            else:
+                if not self._has_room(job[0].batch.num_rows):
+                    return
+                self._start_encoding(*job)
+            self._backlog.popleft()
+
+    def _has_room(self, num_rows: int) -> bool:
+        if self._num_open == 0:
+            return True
+        if self._loader is not None and self._gate.is_full():
+            return False
+        return self._num_open + num_rows <= self._limits.rows_ahead + self._limits.window_rows
+
+    def _start_load(self, key: Any, index: int) -> None:
+        assert self._loader is not None
+        load = Load(key, index)
+        entry = Entry(load=load)
+        self._entries.append(entry)
+        self._loads[load] = entry
+        self._num_open += 1
+        self._gate.leave(1, 0)
+        self._loader.start(load)
+
+    def _start_encoding(self, chunk: Chunk, text_bytes: Array) -> None:
+        entry = Entry(text_bytes=int(text_bytes.sum()))
+        self._entries.append(entry)
+        self._num_open += chunk.batch.num_rows
+        self._gate.leave(chunk.batch.num_rows, 0)
+        self._pool.submit(self._encode, entry, chunk, text_bytes)
+
+    def _give_up_overdue(self) -> None:
+        if self._loader is None or self._loader.timeout is None:
+            return
+        now = perf_counter()
+        for load in [load for load in self._loads if self._loader.overdue(load, now)]:
+            self._pool.submit_first(self._encode_loaded, load)
+        if self._pool.num_abandoned > self._limits.num_workers:
+            raise AbandonedWorkersError(
+                f"{self._pool.num_abandoned} load calls hang past the timeout, more than num_workers="
+                f"{self._limits.num_workers}; load has to give up by itself (a timeout on its connection)."
+            )
+
+    # --- in the workers ----------------------------------------------------------------------------------
+
+    def _load_finished(self, load: Load) -> None:
+        """Called by the loader: in the worker that ran the call, or in the event loop's thread."""
+        if self._pool.is_own_thread():
+            self._encode_loaded(load)
+        else:
+            self._pool.submit_first(self._encode_loaded, load)
+
+    def _encode_loaded(self, load: Load) -> None:
+        """A load is over: tokenize its row; its error stands for the row."""
+        entry = self._loads[load]
+        error = load.error
+        try:
+            if isinstance(error, NEVER_SWALLOWED):
+                raise error  # noqa: TRY301 - it goes the way of all others
+            if error is not None:
+                with_note(error, f"penstock: in load(), row {load.index + 1:,} of the source")
+            chunk = self._row_reader.chunk(
+                [load.row if error is None else ""], load.index, "rows", load.index
+            )
+            if error is not None:
+                chunk.failures = {0: error}
+            ((_, text_bytes),) = self._encoder.jobs(chunk)
+            entry.text_bytes = int(text_bytes.sum())
+            self._gate.add(entry.text_bytes)
+        except BaseException as caught:  # noqa: BLE001 - it travels to the consumer
+            self._inbox.put(partial(self._entry_ready, entry, None, caught))
+        else:
+            self._encode(entry, chunk, text_bytes)
+
+    def _encode(self, entry: Entry, chunk: Chunk, text_bytes: Array) -> None:
+        rows, error = None, None
+        try:
+            with self._clock.stage("tokenize", chunk.first_index):
+                rows = self._encoder.rows(chunk, text_bytes)
+        except BaseException as caught:  # noqa: BLE001 - it travels to the consumer
+            error = caught
+        self._inbox.put(partial(self._entry_ready, entry, rows, error))
+
+    def _stage(self, planned: PlannedBatch, ticket: int) -> None:
+        made: Staged | Batch | Failure
+        try:
+            with self._pool.caller_code() if self._collator.runs_caller_code else nullcontext():
+                made = self._collator.stage(planned, ticket)
+        except BaseException as error:  # noqa: BLE001 - it travels to the consumer
+            made = self._failed_batch(planned, ticket, error)
+        self._publish(made, ticket)
+
+    def _failed_batch(self, planned: PlannedBatch, ticket: int, error: BaseException) -> Batch | Failure:
+        """With on_error other than "raise", the caller's collate fails its own rows and no others."""
+        is_judgement = self._collator.runs_caller_code and not isinstance(error, NEVER_SWALLOWED)
+        if self._limits.on_error == "raise" or not is_judgement:
+            return Failure(error)
+        failed = [
+            FailedRow(int(rows.index[at]), error, None if rows.kept is None else rows.kept.slice(at, 1))
+            for rows, positions in planned.parts
+            for at in sorted({int(at) for at in rows.row[positions]})
+        ]
+        self._num_failed_in_workers.append(len(failed))
+        listed = planned.failed + (failed if self._limits.on_error == "null" else [])
+        return self._collator.empty_batch(listed, ticket, planned.unit)
+
+    def _publish(self, made: Staged | Batch | Failure, ticket: int) -> None:
+        if self._limits.ordered:
+            self._ring.publish(ticket, made)
+        else:
+            self._ring.publish_next(made)
+
+    # --- planning, in the feeder thread ------------------------------------------------------------------
+
+    def _entry_ready(self, entry: Entry, rows: Rows | None, error: BaseException | None) -> None:
+        entry.rows, entry.error = rows, error
+        if entry.load is not None:
+            del self._loads[entry.load]
+
+    def _plan_ready(self) -> None:
+        for entry in self._ready_entries():
+            if entry.error is not None:
+                self._deliver_all(self._planner.flush())
+                self._deliver(Failure(entry.error))
+                return
+            assert entry.rows is not None
+            rows = entry.rows
+            # Packed rows belong to the batch being packed; rows of a window are open until it is planned.
+            self._num_open -= len(rows.index) if self._limits.window_rows == 1 else len(rows.failures)
+            self._num_failed += len(rows.failures)
+            self._oldest = self._oldest or perf_counter()
+            self._deliver_all(self._planner.add(rows), entry.text_bytes)
+            if self._has_failed:
+                return
+        is_overdue = (
+            self._limits.max_wait is not None
+            and self._oldest is not None
+            and perf_counter() - self._oldest >= self._limits.max_wait
+        )
+        if is_overdue or (self._is_read and not self._backlog and not self._entries):
+            self._deliver_all(self._planner.flush())
+        if self._planner.is_empty:
+            self._oldest = None
+
+    def _ready_entries(self) -> Iterator[Entry]:
+        if self._limits.ordered:
+            while self._entries and self._entries[0].is_ready and not self._has_failed:
+                yield self._entries.popleft()
+        else:
+            ready = [entry for entry in self._entries if entry.is_ready]
+            self._entries = deque(entry for entry in self._entries if not entry.is_ready)
+            yield from ready
+
+    def _deliver_all(self, batches: Iterable[PlannedBatch | Failure], text_bytes: int = 0) -> None:
+        for planned in batches:
+            self._deliver(planned)
+            self._oldest = perf_counter()  # what is left over came last
+            if self._has_failed:
+                return
+            # While the loop was busy rows have arrived and room has been made: keep the workers going.
+            self._react(0.0)
+            self._start_work()
+        self._gate.leave(0, text_bytes)
+
+    def _deliver(self, planned: PlannedBatch | Failure) -> None:
+        """Claim the next slot (blocks: this is the backpressure) and have a worker fill it."""
+        ticket = self._ticket
+        if self._has_failed or not self._ring.claim(ticket):
+            self._has_failed = True
+            return
+        self._ticket += 1
+        if isinstance(planned, Failure):
+            self._has_failed = True
+            if not self._limits.ordered:
+                wait(self._staging)  # without tickets to keep order, it would overtake earlier batches
+            self._publish(planned, ticket)
+            return
+        if self._limits.window_rows > 1:
+            self._num_open -= planned.num_rows_started
+        self._staging.append(self._pool.submit_first(self._stage, planned, ticket))
+
+
+def with_note(error: BaseException, note: str) -> BaseException:
+    """The same error with a line that names the place; shown in tracebacks from Python 3.11 on."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    return error
+
+
+def _nothing() -> None:
+    """Wakes the feeder."""

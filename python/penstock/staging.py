@@ -1,0 +1,211 @@
+"""Slots: where a batch is written, copied to the device, and handed out without being handed over.
+
+Each slot lives through FREE → FILLING → COPYING → READY → IN_USE → FREE::
+
+    worker      take_slot()  FREE → FILLING    waits for the slot's own earlier copy before it writes
+    worker      ship()       FILLING → COPYING  starts the copy on the one copy stream, records ``copied``
+    consumer    lend()       READY → IN_USE     its current stream waits for ``copied``; tensors go out
+    last tensor dies         IN_USE → FREE      records ``used`` on the stream that is current then
+
+The two edges that make reuse safe: the host slab is written again only after ``copied``, the device slab
+only after ``used``. On a CPU device host and device slab are one, and there is nothing to copy or to wait
+for; the states and the lease are the same.
+
+A lease ends when the last tensor, view or array over the slab dies, not when the next batch is asked for.
+Who keeps a batch keeps its slab: the slot is then given new memory, and nothing blocks.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.utils.dlpack
+
+from penstock import _core
+from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ALIGNMENT = 64  # a cache line, and more than any dtype or copy engine asks for
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device to deliver to: ``None`` is cuda if there is one, else cpu.
+
+    Raises:
+        ConfigError: The device is not a CPU or CUDA device, or this machine has none of that kind.
+    """
+    chosen = (
+        torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device is None
+        else torch.device(device)
+    )
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={str(device)!r}: batches are delivered to 'cpu' or 'cuda' devices only.")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device={str(device)!r}: torch sees no CUDA device here; use device='cpu'.")
+        if chosen.index is None:
+            chosen = torch.device("cuda", torch.cuda.current_device())
+    return chosen
+
+
+@dataclass(eq=False)
+class Slab:
+    """One allocation, and the events that must pass before it is written again."""
+
+    memory: torch.Tensor  # uint8[num_bytes]
+    fences: list[torch.cuda.Event] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Slot:
+    """A batch on its way to the loop. ``state`` follows the picture above."""
+
+    host: Slab  # pinned where the device is CUDA
+    device: Slab  # the same slab on a CPU device
+    size: int  # bytes that this batch uses
+    state: str = "FILLING"
+    copied: torch.cuda.Event | None = None
+
+    def array(
+        self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """A view of the host slab, to be written by a worker."""
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        view: np.ndarray[Any, np.dtype[Any]] = self.host.memory.numpy()[offset : offset + num_bytes]
+        return view.view(dtype).reshape(shape)
+
+
+class _Lease:
+    """Owns a slot while tensors over its device slab are alive. Deleted by the last of them."""
+
+    __slots__ = ("_slot", "_staging")
+
+    def __init__(self, slot: Slot, staging: Staging) -> None:
+        self._slot, self._staging = slot, staging
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self._staging._end_lease(self._slot)
+
+
+class Staging:
+    """The slots of one prefetcher, and the one stream that copies.
+
+    Args:
+        device: Where the loop wants its tensors.
+        slot_bytes: Size of a slab: what the largest planned batch needs. A larger batch (one row over
+            the budget) gets memory of its own, which is not kept.
+        num_slots: Slabs kept for reuse; ``batches_ahead + 2``.
+    """
+
+    def __init__(self, device: torch.device, slot_bytes: int, num_slots: int) -> None:
+        self.device = device
+        self._slot_bytes = slot_bytes
+        self._num_slots = num_slots
+        # deque.append and popleft are atomic: a lease may end inside the garbage collector, in any thread,
+        # so no lock may be taken there.
+        self._free_hosts: deque[Slab] = deque()
+        self._free_devices: deque[Slab] = deque()
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._consumer: tuple[int, torch.cuda.Stream] | None = None
+        self.num_allocated = 0
+
+    def take_slot(self, num_bytes: int) -> Slot:
+        """A slot to fill. Never waits for the loop; may wait (GIL released) for an earlier copy to end."""
+        if self._copy_stream is None:
+            slab = self._take(self._free_devices, num_bytes, self._allocate_on_device)
+            return Slot(slab, slab, num_bytes)
+        host = self._take(self._free_hosts, num_bytes, self._allocate_pinned)
+        for copied in host.fences:
+            if not copied.query():
+                copied.synchronize()
+        host.fences.clear()
+        return Slot(host, self._take(self._free_devices, num_bytes, self._allocate_on_device), num_bytes)
+
+    def ship(self, slot: Slot) -> None:
+        """Start the copy to the device. Does not block."""
+        slot.state = "COPYING"
+        if self._copy_stream is not None:
+            with torch.cuda.stream(self._copy_stream):
+                for used in slot.device.fences:
+                    self._copy_stream.wait_event(used)
+                slot.device.fences.clear()
+                slot.device.memory[: slot.size].copy_(slot.host.memory[: slot.size], non_blocking=True)
+                slot.copied = torch.cuda.Event()
+                slot.copied.record(self._copy_stream)
+            slot.host.fences.append(slot.copied)
+            self._keep(self._free_hosts, slot.host)
+        slot.state = "READY"
+
+    def lend(self, slot: Slot) -> torch.Tensor:
+        """Tensor uint8[size] over the slot, for the consumer; the slot is free when its last view is gone."""
+        slot.state = "IN_USE"
+        is_cuda = slot.copied is not None
+        if slot.copied is not None:
+            stream = torch.cuda.current_stream(self.device)
+            self._consumer = threading.get_ident(), stream
+            stream.wait_event(slot.copied)
+        capsule = _core.lend(
+            slot.device.memory.data_ptr(),
+            slot.size,
+            _DLPACK_CUDA if is_cuda else _DLPACK_CPU,
+            self.device.index or 0,
+            _Lease(slot, self),
+        )
+        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(capsule)
+        return tensor
+
+    def put_back(self, slot: Slot) -> None:
+        """Return a slot that was taken and will not be lent, or whose lease ended."""
+        if slot.state == "FILLING" and slot.host is not slot.device:
+            self._keep(self._free_hosts, slot.host)
+        slot.state = "FREE"
+        self._keep(self._free_devices, slot.device)
+
+    def _take(self, free: deque[Slab], num_bytes: int, allocate: Callable[[int], torch.Tensor]) -> Slab:
+        if num_bytes <= self._slot_bytes:
+            try:
+                return free.popleft()
+            except IndexError:
+                pass
+        self.num_allocated += 1
+        return Slab(allocate(max(num_bytes, self._slot_bytes)))
+
+    def _keep(self, free: deque[Slab], slab: Slab) -> None:
+        """Keep a slab for reuse, unless it is an odd size or there are enough (batches were kept)."""
+        if len(free) < self._num_slots and slab.memory.numel() == self._slot_bytes:
+            free.append(slab)
+
+    def _allocate_pinned(self, num_bytes: int) -> torch.Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def _allocate_on_device(self, num_bytes: int) -> torch.Tensor:
+        if self._copy_stream is None:
+            return torch.empty(num_bytes, dtype=torch.uint8)
+        with torch.cuda.stream(self._copy_stream):
+            return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+
+    def _end_lease(self, slot: Slot) -> None:
+        if self._consumer is not None:
+            ident, stream = self._consumer
+            streams = {torch.cuda.current_stream(self.device)}
+            if threading.get_ident() != ident:
+                # The last reference died in another thread, whose current stream says nothing of the loop.
+                streams.add(stream)
+            for stream in streams:
+                used = torch.cuda.Event()
+                used.record(stream)
+                slot.device.fences.append(used)
+                # Should the slab not be kept: torch's allocator must not hand it out before the loop is done.
+                slot.device.memory.record_stream(stream)
+        self.put_back(slot)

@@ -1,0 +1,384 @@
+"""penstock._core.Ring: the compiled ring as Python sees it. The ring itself is tested in tests/cpp."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from penstock._core import Ring
+
+
+class Item:
+    """Something with a weak reference."""
+
+
+def full_ring(capacity: int, published: int | None = None) -> Ring:
+    """A ring with every ticket claimed, and the first so many published: item t is the number t."""
+    ring = Ring(capacity)
+    for ticket in range(capacity):
+        assert ring.claim(ticket)
+        if published is None or ticket < published:
+            assert ring.publish(ticket, ticket)
+    return ring
+
+
+def soon(act: Callable[[], object], delay: float = 0.1) -> threading.Timer:
+    timer = threading.Timer(delay, act)
+    timer.start()
+    return timer
+
+
+def test_items_come_out_in_ticket_order_whatever_they_are() -> None:
+    ring = Ring(3)
+    error = ValueError("an error is an item like any other")
+    for ticket in range(3):
+        ring.claim(ticket)
+    for ticket, item in [(2, ring), (0, None), (1, error)]:
+        assert ring.publish(ticket, item)
+    assert [ring.take(), ring.try_take(), ring.take(timeout=0)] == [(0, None), (1, error), (2, ring)]
+    assert ring.try_take() is None
+
+
+def test_publish_next_hands_over_in_the_order_of_readiness() -> None:
+    ring = full_ring(3, published=0)
+    assert [ring.publish_next(item) for item in "abc"] == [0, 1, 2]
+    assert [ring.take() for _ in range(3)] == [(0, "a"), (1, "b"), (2, "c")]
+
+
+@pytest.mark.parametrize(
+    ("misuse", "message"),
+    [
+        (lambda ring: ring.claim(4), "claim: ticket 4 is not the next one, 2"),
+        (lambda ring: ring.claim(-1), "claim: ticket -1 is negative"),
+        (lambda ring: ring.publish(2, None), "publish: ticket 2 is not claimed"),
+        (lambda ring: ring.publish(0, None), "publish: ticket 0 is already published"),
+        (lambda ring: ring.publish(-3, None), "publish: ticket -3 is negative"),
+        (lambda ring: ring.recycle(0), "recycle: ticket 0 was not taken"),
+        (
+            lambda ring: (ring.take(), ring.recycle(0), ring.recycle(0)),
+            "recycle: ticket 0 is already recycled",
+        ),
+        (lambda ring: Ring(1).publish_next(None), "publish_next: ticket 0 is not claimed"),
+        (lambda ring: ring.take(-0.5), "take: timeout must be None or at least 0 seconds, not -0.5"),
+        (lambda ring: ring.take(math.nan), "not nan"),
+        (lambda ring: Ring(0), "capacity must be between 1 and 16777216, not 0"),
+        (lambda ring: Ring(-2), "capacity must be at least 1, not -2"),
+    ],
+)
+def test_misuse_is_refused_by_name(misuse: Callable[[Ring], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        misuse(full_ring(2))
+
+
+def test_a_refused_item_is_not_kept() -> None:
+    ring, item = Ring(1), Item()
+    seen = weakref.ref(item)
+    with pytest.raises(ValueError, match="not claimed"):
+        ring.publish(0, item)
+    del item
+    assert seen() is None
+
+
+def test_take_gives_up_after_its_timeout() -> None:
+    ring = full_ring(2, published=0)
+    start = time.perf_counter()
+    with pytest.raises(TimeoutError, match=r"take: ticket 0 was not published within 0\.05 s"):
+        ring.take(timeout=0.05)
+    assert time.perf_counter() - start >= 0.05
+    ring.publish(0, "late")
+    assert ring.take(timeout=math.inf) == (0, "late")
+
+
+def test_a_waiting_take_is_woken_by_its_ticket() -> None:
+    ring = full_ring(1, published=0)
+    soon(lambda: ring.publish(0, "now"))
+    assert ring.take() == (0, "now")
+    assert ring.blocked_takes == 1
+    assert 0.05 < ring.blocked_take_s < 5
+
+
+def test_a_waiting_claim_is_woken_by_a_recycle() -> None:
+    ring = full_ring(1)
+    ring.take()
+    soon(lambda: ring.recycle(0))
+    assert ring.claim(1)
+    assert ring.blocked_claims == 1
+    assert 0.05 < ring.blocked_claim_s < 5
+
+
+@pytest.mark.parametrize("shut", [Ring.close, Ring.cancel])
+def test_both_sides_are_woken_when_the_ring_is_shut(shut: Callable[[Ring], None]) -> None:
+    empty, full = Ring(1), full_ring(1)
+    soon(lambda: shut(empty))
+    assert empty.take() is None
+    soon(lambda: shut(full))
+    assert full.claim(1) is False
+
+
+def test_close_still_delivers_what_was_claimed() -> None:
+    ring = full_ring(3, published=1)
+    ring.close()
+    assert ring.is_closed
+    assert not ring.is_cancelled
+    assert ring.claim(3) is False
+    assert ring.take() == (0, 0)
+    soon(lambda: (ring.publish(2, "c"), ring.publish(1, "b")))
+    assert [ring.take(), ring.take(), ring.take()] == [(1, "b"), (2, "c"), None]
+
+
+def test_cancel_drops_every_item_at_once() -> None:
+    ring = Ring(3)
+    items = [Item(), Item(), Item()]
+    seen = [weakref.ref(item) for item in items]
+    for ticket in range(3):
+        ring.claim(ticket)
+    for ticket in (0, 2):
+        ring.publish(ticket, items[ticket])
+    items.clear()
+    ring.cancel()
+    ring.cancel()
+    assert [reference() for reference in seen] == [None, None, None]
+    assert ring.is_cancelled
+    assert ring.is_closed
+    assert ring.occupancy == 0
+    assert ring.take() is None
+    assert ring.try_take() is None
+    assert ring.publish(1, Item()) is False
+    assert ring.publish_next(Item()) == -1
+
+
+def test_items_die_with_the_ring() -> None:
+    ring, item = Ring(2), Item()
+    seen = weakref.ref(item)
+    ring.claim(0)
+    ring.publish(0, item)
+    del item
+    assert seen() is not None
+    del ring
+    assert seen() is None
+
+
+def test_a_ring_that_holds_itself_is_collected() -> None:
+    """An exception's traceback leads to the frame that published it, and so to the ring."""
+    item: Any = Item()
+    item.ring = Ring(2)
+    item.ring.claim(0)
+    item.ring.publish(0, item)
+    seen = weakref.ref(item)
+    del item
+    gc.collect()
+    assert seen() is None
+
+
+def test_an_item_may_call_the_ring_as_it_dies() -> None:
+    ring = Ring(2)
+
+    class Caller:
+        def __del__(self) -> None:
+            ring.cancel()
+            ring.close()
+            assert ring.try_take() is None
+
+    for ticket in range(2):
+        ring.claim(ticket)
+        ring.publish(ticket, Caller())
+    ring.cancel()
+    assert ring.is_cancelled
+
+
+def test_no_reference_is_lost_or_kept() -> None:
+    ring, item = Ring(3), object()
+    before = sys.getrefcount(item)
+    for ticket in range(1000):
+        ring.claim(ticket)
+        ring.publish(ticket, item)
+        assert ring.take() == (ticket, item)
+        ring.recycle(ticket)
+    assert sys.getrefcount(item) == before
+
+
+def test_counters_say_how_far_ahead_the_publishers_were() -> None:
+    ring = full_ring(4)
+    assert (ring.capacity, ring.occupancy, ring.takes, ring.occupancy_sum) == (4, 4, 0, 0)
+    for _ in range(4):
+        ring.take()
+    assert (ring.occupancy, ring.takes, ring.occupancy_sum) == (0, 4, 4 + 3 + 2 + 1)
+    assert (ring.blocked_takes, ring.blocked_take_s) == (0, 0.0)
+
+
+def test_order_and_bound_hold_under_threads() -> None:
+    ring, taken = Ring(4), 0
+    claimed: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    ahead: list[int] = []
+
+    def feed() -> None:
+        for ticket in range(4000):
+            assert ring.claim(ticket)
+            ahead.append(ticket - taken)
+            claimed.put(ticket)
+        ring.close()
+        for _ in range(3):
+            claimed.put(None)
+
+    def publish() -> None:
+        while (ticket := claimed.get()) is not None:
+            assert ring.publish(ticket, -ticket)
+
+    threads = [threading.Thread(target=target) for target in (feed, publish, publish, publish)]
+    for thread in threads:
+        thread.start()
+    while (handed := ring.take(timeout=30)) is not None:
+        assert handed == (taken, -taken)
+        taken += 1
+        ring.recycle(handed[0])
+    for thread in threads:
+        thread.join()
+    assert taken == 4000
+    assert max(ahead) < 4
+
+
+def test_a_waiting_take_leaves_the_interpreter_to_others() -> None:
+    ring = full_ring(1, published=0)
+    steps = 0
+
+    def work() -> None:
+        nonlocal steps
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            steps += 1
+        ring.publish(0, None)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ring.take()
+    thread.join()
+    assert steps > 1000
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda: Ring(1).take(), lambda: full_ring(1).claim(1)], ids=["take", "claim"]
+)
+def test_ctrl_c_ends_a_wait(wait: Callable[[], object]) -> None:
+    delays = []
+    for _ in range(5):
+        sent: list[float] = []
+
+        def interrupt(sent: list[float] = sent) -> None:
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = soon(interrupt, delay=0.05)
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        delays.append(time.perf_counter() - sent[0])
+        timer.join()
+    assert min(delays) < 0.05  # at most a slice of 20 ms; the slower ones waited for a busy machine
+
+
+EXIT_WHILE_WAITING = """
+import threading, time
+from penstock._core import Ring
+
+full = Ring(1)
+full.claim(0)
+for wait in [Ring(1).take, lambda: full.claim(1)] * 4:
+    threading.Thread(target=wait, daemon=True).start()
+time.sleep(0.03)
+"""
+
+
+def test_daemon_threads_that_wait_do_not_spoil_the_exit() -> None:
+    for _ in range(8):
+        subprocess.run([sys.executable, "-c", EXIT_WHILE_WAITING], check=True, timeout=30)
+
+
+class RingAgainstItsTwin(RuleBasedStateMachine):
+    """Random calls, checked against a ring made of dicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capacity = 3
+        self.ring = Ring(self.capacity)
+        self.claimed = self.taken = 0
+        self.published: dict[int, object] = {}
+        self.out: set[int] = set()  # taken, not recycled
+        self.recycled: set[int] = set()
+        self.closed = self.cancelled = False
+
+    def room(self) -> bool:
+        oldest = self.claimed - self.capacity
+        return oldest < 0 or all(ticket in self.recycled for ticket in range(oldest + 1))
+
+    @precondition(lambda self: self.closed or self.room())
+    @rule()
+    def claim(self) -> None:
+        assert self.ring.claim(self.claimed) is not self.closed
+        self.claimed += not self.closed
+
+    @precondition(lambda self: self.claimed > 0)
+    @rule(draw=st.data(), item=st.integers())
+    def publish(self, draw: st.DataObject, item: int) -> None:
+        ticket = draw.draw(st.integers(0, self.claimed - 1))
+        fresh = ticket >= self.taken and ticket not in self.published
+        if self.cancelled:
+            assert self.ring.publish(ticket, item) is False
+        elif fresh:
+            assert self.ring.publish(ticket, item) is True
+            self.published[ticket] = item
+        else:
+            with pytest.raises(ValueError, match="already published"):
+                self.ring.publish(ticket, item)
+
+    @rule()
+    def take(self) -> None:
+        handed = self.ring.try_take()
+        if self.cancelled or self.taken not in self.published:
+            assert handed is None
+            return
+        assert handed == (self.taken, self.published.pop(self.taken))
+        self.out.add(self.taken)
+        self.taken += 1
+
+    @precondition(lambda self: self.out)
+    @rule(draw=st.data())
+    def recycle(self, draw: st.DataObject) -> None:
+        ticket = draw.draw(st.sampled_from(sorted(self.out)))
+        self.ring.recycle(ticket)
+        self.out.discard(ticket)
+        self.recycled.add(ticket)
+
+    @rule()
+    def look(self) -> None:
+        assert self.ring.occupancy == (0 if self.cancelled else len(self.published))
+        assert (self.ring.takes, self.ring.is_closed) == (self.taken, self.closed)
+
+    @rule(often=st.integers(0, 9))
+    def close(self, often: int) -> None:
+        if often == 0:
+            self.ring.close()
+            self.closed = True
+
+    @rule(often=st.integers(0, 19))
+    def cancel(self, often: int) -> None:
+        if often == 0:
+            self.ring.cancel()
+            self.closed = self.cancelled = True
+
+
+RingAgainstItsTwin.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestRingAgainstItsTwin = RingAgainstItsTwin.TestCase
