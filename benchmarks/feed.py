@@ -28,8 +28,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import penstock
 import torch
+
+import penstock
 from penstock.demo import MODEL
 
 if TYPE_CHECKING:

@@ -68,8 +68,8 @@ void check_rows(const Ragged& rows, std::int64_t width) {
         const std::int64_t start = rows.starts[row];
         const std::int64_t stop = rows.stops[row];
         if (0 <= start && start <= stop && stop <= num_ids && stop - start <= width) continue;
-        const std::string where = "collate: row [" + std::to_string(row) + "] is ids[" + std::to_string(start) + ":" +
-                                  std::to_string(stop) + "], ";
+        const std::string where = "collate: row [" + std::to_string(row) + "] is ids[" +
+                                  std::to_string(start) + ":" + std::to_string(stop) + "], ";
         if (0 <= start && start <= stop && stop <= num_ids) {
             throw std::invalid_argument(where + std::to_string(stop - start) + " tokens; the matrices hold " +
                                         std::to_string(width) + " to a row");

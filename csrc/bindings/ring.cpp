@@ -138,6 +138,12 @@ are claimed and not recycled. Waiting gives up the GIL; Ctrl-C interrupts it.)")
         "claim", claim, py::arg("ticket"),
         "Feeder only; blocks until there is room. Tickets are 0, 1, 2, ... False once closed or cancelled.");
     ring.def(
+        "try_claim",
+        [](ObjectRing& self, std::int64_t ticket) {
+            return self.try_claim(ticket_from("try_claim", ticket)) == Outcome::ok;
+        },
+        py::arg("ticket"), "Feeder only; never blocks. False: no room yet, or closed or cancelled.");
+    ring.def(
         "publish",
         [](ObjectRing& self, std::int64_t ticket, py::object item) {
             return self.publish(ticket_from("publish", ticket), std::move(item));

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 try:
-    from penstock import _core as _core
+    import_module("penstock._core")
 except ModuleNotFoundError as error:
     if error.name != "penstock._core":
         raise

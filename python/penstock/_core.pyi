@@ -50,6 +50,10 @@ class Ring:
 
         None once closed and drained, or cancelled. TimeoutError after `timeout` seconds.
         """
+    def try_claim(self, ticket: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Feeder only; never blocks. False: no room yet, or closed or cancelled.
+        """
     def try_take(self) -> tuple[int, typing.Any] | None:
         """
         Consumer only; never blocks. None: nothing is ready, or there is nothing to come.

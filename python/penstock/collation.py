@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from penstock import _core
 from penstock.batch import Batch
@@ -17,7 +20,6 @@ from penstock.tokenizer import Ragged
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import torch
 
     from penstock.stats import Clock
     from penstock.windows import FailedRow, PlannedBatch
@@ -29,23 +31,35 @@ INT64 = np.dtype(np.int64)
 KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
+class Place(NamedTuple):
+    """Where an array lies in a slot."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    num_bytes: int
+    torch_dtype: torch.dtype
+
+
+Layout = dict[str, Place]
+
+
 @dataclass(frozen=True, eq=False)
 class Staged:
     """A batch in its slot, waiting in the ring: all but the tensors, which are made when it is lent."""
 
     slot: Slot
-    layout: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]  # name → (offset, shape, dtype)
+    layout: Layout
     batch: Batch
+    num_tokens: int
+    num_padded_tokens: int
 
     def lend(self, staging: Staging) -> Batch:
         """The batch, with tensors over the slot. Consumer only."""
-        import torch
-
         root = staging.lend(self.slot)
-        for name, (offset, shape, dtype) in self.layout.items():
-            num_bytes = int(np.prod(shape)) * dtype.itemsize
-            kind: torch.dtype = getattr(torch, dtype.name)
-            self.batch.inputs[name] = root[offset : offset + num_bytes].view(kind).view(shape)
+        for name, place in self.layout.items():
+            part = root[place.offset : place.offset + place.num_bytes]
+            self.batch.inputs[name] = part.view(place.torch_dtype).view(place.shape)
         return self.batch
 
 
@@ -92,7 +106,8 @@ class Collator:
                 slot, layout = self._fill_with(self._collate, _select(ragged, starts, stops), batch.columns)
         with self._clock.stage("copy", ticket):
             self._staging.ship(slot)
-        return Staged(slot, layout, batch)
+        shape = next((place.shape for place in layout.values()), (0,))
+        return Staged(slot, layout, batch, int(batch.num_tokens.sum()), math.prod(shape))
 
     @property
     def runs_caller_code(self) -> bool:
@@ -106,7 +121,7 @@ class Collator:
         _carry(batch, failed)
         return batch
 
-    def _fill(self, ragged: Ragged, starts: Array, stops: Array) -> tuple[Slot, dict[str, Any]]:
+    def _fill(self, ragged: Ragged, starts: Array, stops: Array) -> tuple[Slot, Layout]:
         longest = int((stops - starts).max())
         width = padded_length(longest)
         if self._max_length is not None:
@@ -115,12 +130,17 @@ class Collator:
         layout, num_bytes = _lay_out(dict.fromkeys(self._input_names, (shape, INT64)))
         slot = self._staging.take_slot(num_bytes)
         try:
-            arrays = {name: slot.array(*place) for name, place in layout.items()}
+            arrays = {
+                name: slot.array(place.offset, place.shape, place.dtype) for name, place in layout.items()
+            }
             _core.collate(
                 ragged.ids,
                 starts,
                 stops,
-                **{name: arrays.get(name) for name in KNOWN_INPUTS},
+                input_ids=arrays["input_ids"],
+                attention_mask=arrays.get("attention_mask"),
+                token_type_ids=arrays.get("token_type_ids"),
+                position_ids=arrays.get("position_ids"),
                 type_ids=ragged.type_ids,
                 pad_id=self._pad_id,
                 pad_type_id=self._pad_type_id,
@@ -131,9 +151,7 @@ class Collator:
             raise
         return slot, layout
 
-    def _fill_with(
-        self, collate: Collate, ragged: Ragged, columns: dict[str, Any]
-    ) -> tuple[Slot, dict[str, Any]]:
+    def _fill_with(self, collate: Collate, ragged: Ragged, columns: dict[str, Any]) -> tuple[Slot, Layout]:
         made = collate(ragged, columns)
         if not isinstance(made, Mapping):
             raise ConfigError(f"collate must return a dict of arrays, not {type(made).__name__}.")
@@ -141,7 +159,7 @@ class Collator:
         layout, num_bytes = _lay_out({name: (value.shape, value.dtype) for name, value in arrays.items()})
         slot = self._staging.take_slot(num_bytes)
         for name, value in arrays.items():
-            slot.array(*layout[name])[...] = value
+            slot.array(layout[name].offset, value.shape, value.dtype)[...] = value
         return slot, layout
 
 
@@ -150,14 +168,22 @@ def slot_bytes(num_inputs: int, max_batch_tokens: int) -> int:
     return max(1, num_inputs) * (max_batch_tokens * INT64.itemsize + ALIGNMENT)
 
 
-def _lay_out(arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[dict[str, Any], int]:
-    layout: dict[str, Any] = {}
+def _lay_out(arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[Layout, int]:
+    layout: Layout = {}
     offset = 0
     for name, (shape, dtype) in arrays.items():
-        layout[name] = (offset, shape, dtype)
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        num_bytes = math.prod(shape) * dtype.itemsize
+        layout[name] = Place(offset, shape, dtype, num_bytes, _torch_dtype(name, dtype))
         offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
     return layout, max(1, offset)
+
+
+@cache
+def _torch_dtype(name: str, dtype: np.dtype[Any]) -> torch.dtype:
+    found = getattr(torch, dtype.name, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"collate gave {name!r} as {dtype}: torch has no such dtype; cast it.")
+    return found
 
 
 def _gather(planned: PlannedBatch) -> tuple[Ragged, Array, Array, Batch]:

@@ -1,8 +1,8 @@
-"""The two threads that drive one pass over the input: the reader and the feeder.
+"""The feeder: one thread that starts work, plans batches and claims their slots in the ring.
 
-The reader only reads, so that a slow source never holds back rows that are already there. The feeder is the
-only thread that plans and the only one that feels backpressure: it claims a ring slot for each batch, so the
-pool is never clogged by a worker that waits for a slot. Workers never wait for anything but their own work.
+It is the only thread that feels backpressure, so the pool is never clogged by a worker that waits for a slot.
+Workers never wait for anything but their own work. Everything that the feeder reacts to reaches it as a call
+in its inbox: what was read, what was loaded, what was tokenized.
 
 What bounds the flow: rows that were started (given to ``load`` or to the tokenizer) and are in no claimed
 batch are at most ``rows_ahead + window_rows``; claimed batches are at most ``batches_ahead + 1`` (the last is
@@ -19,10 +19,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AbandonedWorkersError
 from penstock.loads import Load, Loader
+from penstock.reader import Gate, Reader
 from penstock.windows import FailedRow, Failure, PlannedBatch, Rows, WindowPlanner
 
 if TYPE_CHECKING:
@@ -69,49 +70,6 @@ class Entry:
         return self.rows is not None or self.error is not None
 
 
-class Gate:
-    """Where the reader waits while enough has been read and not started."""
-
-    def __init__(self, max_rows: int, max_bytes: int) -> None:
-        self._max_rows, self._max_bytes = max_rows, max_bytes
-        self._rows = self._bytes = 0
-        self._is_open = True
-        self._condition = threading.Condition()
-
-    def enter(self, rows: int, num_bytes: int) -> bool:
-        """Count what was read; wait until there is room to read on. False once closed. Reader only."""
-        with self._condition:
-            self._rows += rows
-            self._bytes += num_bytes
-            self._condition.wait_for(self._has_room)
-            return self._is_open
-
-    def leave(self, rows: int, num_bytes: int) -> None:
-        """Count what left: started (rows), or claimed (bytes). Never blocks."""
-        with self._condition:
-            self._rows -= rows
-            self._bytes -= num_bytes
-            self._condition.notify()
-
-    def add(self, num_bytes: int) -> None:
-        """Count bytes that came from ``load``. Never blocks."""
-        with self._condition:
-            self._bytes += num_bytes
-
-    def is_full(self) -> bool:
-        """Whether the byte bound is reached."""
-        return self._bytes >= self._max_bytes
-
-    def close(self) -> None:
-        """Let the reader go, for good."""
-        with self._condition:
-            self._is_open = False
-            self._condition.notify()
-
-    def _has_room(self) -> bool:
-        return not self._is_open or (self._rows < self._max_rows and self._bytes < self._max_bytes)
-
-
 class Feeder:
     """One pass: from the source's items to published batches.
 
@@ -137,11 +95,9 @@ class Feeder:
         row_reader: RowReader,
         name: str,
     ) -> None:
-        self._items = items
         self._ring, self._pool, self._clock, self._limits = ring, pool, clock, limits
         self._encoder, self._collator, self._planner = encoder, collator, planner
         self._row_reader = row_reader
-        # Everything that the feeder reacts to comes through here, as a call to make in its own thread.
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._gate = Gate(max(limits.rows_ahead, 1), limits.max_buffered_bytes // 2)
         self._loader = make_loader(self._load_finished) if make_loader is not None else None
@@ -156,16 +112,22 @@ class Feeder:
         self._oldest: float | None = None  # when the oldest row that waits for its window came
         self._num_failed = 0
         self._num_failed_in_workers: list[int] = []  # appending is atomic; adding is not
-        self._reader_in_source: set[threading.Thread] = set()
-        self._threads = [
-            threading.Thread(target=self._read, name=f"{name}-reader", daemon=True),
-            threading.Thread(target=self._feed, name=f"{name}-feeder", daemon=True),
-        ]
+        self._num_keys = 0
+        self._reader = Reader(
+            items,
+            jobs=self._key_jobs if self._loader is not None else self._text_jobs,
+            put=lambda job: self._inbox.put(partial(self._backlog.append, job)),
+            ended=lambda error: self._inbox.put(partial(self._source_ended, error)),
+            gate=self._gate,
+            clock=clock,
+            name=name,
+        )
+        self._thread = threading.Thread(target=self._feed, name=f"{name}-feeder", daemon=True)
 
     def start(self) -> None:
         """Start both threads."""
-        for thread in self._threads:
-            thread.start()
+        self._reader.thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Tell both threads to end. Does not wait; the ring must be cancelled already."""
@@ -178,12 +140,12 @@ class Feeder:
     @property
     def threads(self) -> list[threading.Thread]:
         """The reader and the feeder, for joining."""
-        return self._threads
+        return [self._reader.thread, self._thread]
 
     @property
     def in_caller_code(self) -> set[threading.Thread]:
         """The reader, while it is inside the caller's source."""
-        return self._reader_in_source
+        return self._reader.in_caller_code
 
     @property
     def num_failed(self) -> int:
@@ -195,41 +157,17 @@ class Feeder:
         """Loads that were tried again."""
         return getattr(self._loader, "num_retries", 0)
 
-    # --- the reader thread -------------------------------------------------------------------------------
+    # --- in the reader's thread --------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        error: BaseException | None = None
-        try:
-            number = 0
-            for item in self._timed(self._items):
-                if self._loader is not None:
-                    jobs = [((item, number), 1, 0)]
-                    number += 1
-                else:
-                    jobs = [(job, len(job[1]), int(job[1].sum())) for job in self._encoder.jobs(item)]
-                for job, num_rows, num_bytes in jobs:
-                    self._inbox.put(partial(self._backlog.append, job))
-                    if not self._gate.enter(num_rows, num_bytes):
-                        return
-        except BaseException as caught:  # noqa: BLE001 - it travels to the consumer, SystemExit too
-            error = caught
-        self._inbox.put(partial(self._source_ended, error))
+    def _key_jobs(self, key: Any) -> Iterator[tuple[Any, int, int]]:
+        number, self._num_keys = self._num_keys, self._num_keys + 1
+        yield (key, number), 1, 0
 
-    def _timed(self, items: Iterator[Any]) -> Iterator[Any]:
-        thread = threading.current_thread()
-        while True:
-            start = perf_counter()
-            self._reader_in_source.add(thread)
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                self._reader_in_source.discard(thread)
-                self._clock.add("read", start, perf_counter())
-            yield item
+    def _text_jobs(self, chunk: Chunk) -> Iterator[tuple[Any, int, int]]:
+        for job in self._encoder.jobs(chunk):
+            yield job, len(job[1]), int(job[1].sum())
 
-    # --- the feeder thread -------------------------------------------------------------------------------
+    # --- the feeder's thread -----------------------------------------------------------------------------
 
     def _feed(self) -> None:
         try:
@@ -354,7 +292,7 @@ class Feeder:
                 [load.row if error is None else ""], load.index, "rows", load.index
             )
             if error is not None:
-                chunk.failures = {0: error}
+                chunk.failures = {0: cast("Exception", error)}  # or a panic of native code
             ((_, text_bytes),) = self._encoder.jobs(chunk)
             entry.text_bytes = int(text_bytes.sum())
             self._gate.add(entry.text_bytes)
@@ -456,7 +394,7 @@ class Feeder:
     def _deliver(self, planned: PlannedBatch | Failure) -> None:
         """Claim the next slot (blocks: this is the backpressure) and have a worker fill it."""
         ticket = self._ticket
-        if self._has_failed or not self._ring.claim(ticket):
+        if self._has_failed or not self._claim(ticket):
             self._has_failed = True
             return
         self._ticket += 1
@@ -469,6 +407,13 @@ class Feeder:
         if self._limits.window_rows > 1:
             self._num_open -= planned.num_rows_started
         self._staging.append(self._pool.submit_first(self._stage, planned, ticket))
+
+    def _claim(self, ticket: int) -> bool:
+        if self._ring.try_claim(ticket):
+            return True
+        # The loop is busy. Have the workers go on before waiting for it.
+        self._start_work()
+        return self._ring.claim(ticket)
 
 
 def with_note(error: BaseException, note: str) -> BaseException:

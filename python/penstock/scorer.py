@@ -1,36 +1,25 @@
-"""Scoring: rows through a prefetcher, a model and a task, back in input order.
-
-``score`` reads files and writes a durable run; ``stream`` takes rows and gives rows. Both run the same loop::
-
-    for batch in prefetcher:
-        outputs = task.forward(batch)       # queued on the device; nothing waits for it here
-        drain.put(batch, outputs)           # copied to the host behind the next batch
-"""
+"""``score`` and ``stream``: files to a durable run, rows to rows. The loop itself is in ``scoring``."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from penstock.answers import Answered, Answers, Drain
-from penstock.errors import ConfigError, PenstockError
-from penstock.models import LoadedModel, load_model, tokenizer_source
-from penstock.prefetcher import Prefetcher
+from penstock.errors import ConfigError
+from penstock.scoring import Scoring, scored_rows, scored_units
 from penstock.sink import Sink
-from penstock.sources import Plan, UnitSource, plan_units
+from penstock.sources import UnitSource, plan_units
 from penstock.sources.chunk import MAX_ROW_BYTES
-from penstock.tasks import Task, check_options, make_task, task_options
-from penstock.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import pyarrow as pa
     import torch
 
-    from penstock.batch import Batch
+    from penstock.prefetcher import Prefetcher
     from penstock.stats import Stats
 
 PROGRESS_EVERY_S = 0.25
@@ -172,7 +161,7 @@ def score(
         max_row_bytes=options.get("max_row_bytes", MAX_ROW_BYTES),
     )
     planned = time.perf_counter()
-    scoring = _Scoring.set_up(model, task, tokenizer, options)
+    scoring = Scoring.set_up(model, task, tokenizer, options)
     scoring.check_columns(kept)
     loaded = time.perf_counter()
     with Sink.open(output, plan.to_json(), scoring.fingerprint(plan, on_error), format=format) as sink:
@@ -186,11 +175,11 @@ def score(
         with scoring.prefetcher(
             source, text_column=text_column, pair_column=pair_column, keep=kept, on_error=on_error
         ) as batches:
-            for unit, table, splits in _units(scoring, batches, todo, reporter):
+            for unit, table, splits in scored_units(scoring, batches, todo, partial(reporter.count, batches)):
                 num_errors += table.num_rows - table.column("error").null_count
                 sink.write(unit, table, splits=splits)
             stats = batches.stats()
-    reporter.report(stats, is_last=True)
+    reporter.report(batches, is_last=True)
     return Run(
         output=os.fspath(output),
         num_rows=plan.num_rows,
@@ -234,98 +223,11 @@ def stream(
     """
     _refuse(options, ("source", "load", "ordered", "collate"))
     kept = _kept(id_column, keep)
-    scoring = _Scoring.set_up(model, task, tokenizer, options)
+    scoring = Scoring.set_up(model, task, tokenizer, options)
     scoring.check_columns(kept)
     # A row that is skipped must still be known to be over, or the rows behind it would wait for it.
     batches = scoring.prefetcher(rows, keep=kept, on_error="null" if on_error == "skip" else on_error)
-    return _rows(scoring, batches, skip=on_error == "skip")
-
-
-class _Scoring:
-    """A loaded model, its task, and what is left of the options for the prefetcher."""
-
-    def __init__(
-        self, loaded: LoadedModel, tokenizer: Tokenizer, task: Task, prefetch: dict[str, Any]
-    ) -> None:
-        self.loaded, self.tokenizer, self.task = loaded, tokenizer, task
-        self.prefetch = prefetch
-
-    @classmethod
-    def set_up(cls, model: Any, task: str, tokenizer: Any, options: dict[str, Any]) -> _Scoring:
-        """Check the options, load the model, and have the task ask it a few rows: that warms it up."""
-        own = {name: options[name] for name in options if name in task_options(task)}
-        names = ("revision", "dtype", "device", "device_map", "trust_remote_code")
-        how = {name: options[name] for name in names if name in options}
-        rest = {name: value for name, value in options.items() if name not in own and name not in how}
-        known = _prefetch_options()
-        check_options(task, {name: value for name, value in rest.items() if name not in known})
-        if tokenizer is None:
-            tokenizer = tokenizer_source(model)
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer.from_pretrained(tokenizer, revision=how.get("revision"))
-        loaded = load_model(model, task, **how)
-        return cls(loaded, tokenizer, make_task(task, loaded, tokenizer, **own), rest)
-
-    def check_columns(self, kept: Sequence[str]) -> None:
-        """A kept column must not hide a score."""
-        for name in kept:
-            if name in self.task.schema():
-                raise ConfigError(
-                    f"keep={name!r}: task {self.task.name!r} writes a column of that name; rename yours."
-                )
-
-    def prefetcher(self, source: Any, **changes: Any) -> Prefetcher:
-        """The prefetcher that this task's rows want."""
-        arguments: dict[str, Any] = {
-            **self.prefetch,
-            **self.task.tokenization(),
-            "prompt": self.task.prompt,
-            "padding_side": "right",
-            "device": self.loaded.device,
-            **changes,
-        }
-        return Prefetcher(source, self.task.tokenizer, **arguments)
-
-    def answer(self, batch: Batch, splits: list[Any]) -> dict[str, torch.Tensor]:
-        """Ask the model. If memory runs out, in halves; a single row that does not fit is an error."""
-        import torch
-
-        try:
-            return self.task.forward(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) < 2:
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        middle = len(batch) // 2
-        splits.append({"ticket": batch.ticket, "rows": len(batch), "into": [middle, len(batch) - middle]})
-        parts = [self.answer(_part(batch, at), splits) for at in (slice(0, middle), slice(middle, None))]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def fingerprint(self, plan: Plan, on_error: str) -> dict[str, Any]:
-        """All that decides the output: a resumed run must have the same."""
-        import torch
-
-        return {
-            "plan": plan.content_hash(),
-            "model": self.loaded.source,
-            "model_hash": self.loaded.fingerprint(),
-            "tokenizer_hash": self.tokenizer.fingerprint(),
-            "dtype": self.loaded.dtype,
-            **self.task.settings(),
-            "prompt": self.task.prompt,
-            "keep": list(plan.columns.keep),
-            "text_column": plan.columns.text,
-            "pair_column": plan.columns.pair,
-            "on_error": on_error,
-            "max_batch_tokens": self.prefetch.get("max_batch_tokens", 32_768),
-            "max_batch_rows": self.prefetch.get("max_batch_rows"),
-            "window_rows": self.prefetch.get("window_rows", 16_384),
-            "max_row_bytes": plan.columns.max_row_bytes,
-            "device_kind": self.loaded.device.type,
-            "torch": torch.__version__,
-            "num_threads": torch.get_num_threads(),
-        }
+    return scored_rows(scoring, batches, skip=on_error == "skip")
 
 
 class _Reporter:
@@ -339,16 +241,18 @@ class _Reporter:
         self._num_rows = 0
         self._next = 0.0
 
-    def count(self, num_rows: int) -> None:
+    def count(self, batches: Prefetcher, num_rows: int) -> None:
         """More rows are done."""
         self._num_rows += num_rows
+        self.report(batches)
 
-    def report(self, stats: Stats, *, is_last: bool = False) -> None:
+    def report(self, batches: Prefetcher, *, is_last: bool = False) -> None:
         """Say how far it is, if it is time to."""
         now = time.perf_counter()
         if self._progress is None or (now < self._next and not is_last):
             return
         self._next = now + PROGRESS_EVERY_S
+        stats = batches.stats()
         self._progress(
             Progress(
                 num_rows=self._num_rows,
@@ -359,76 +263,6 @@ class _Reporter:
                 num_skipped_rows=self._num_skipped_rows,
             )
         )
-
-
-def _answered(scoring: _Scoring, batches: Prefetcher, splits: dict[int, list[Any]]) -> Iterator[Answered]:
-    """Every batch with its answers on the host, in ticket order: the loop."""
-    drain = Drain()
-    for batch in batches:
-        outputs: dict[str, torch.Tensor] = {}
-        counts: dict[str, Any] = {}
-        if len(batch):
-            counts = scoring.task.counts(batch)
-            outputs = scoring.answer(batch, splits.setdefault(batch.unit, []))
-        yield from drain.put(batch, outputs, counts)
-        del batch, outputs
-    yield from drain.rest()
-
-
-def _units(
-    scoring: _Scoring, batches: Prefetcher, todo: dict[int, Any], reporter: _Reporter
-) -> Iterator[tuple[Any, pa.Table, list[Any]]]:
-    """Each unit's finished table, in order. A unit's batches all come before those of the next."""
-    splits: dict[int, list[Any]] = {}
-    waiting = iter(todo.values())
-    unit, answers = None, None
-    for answered in _answered(scoring, batches, splits):
-        while unit is None or unit.id != answered.batch.unit:
-            if unit is not None and answers is not None:
-                yield unit, answers.take(unit.num_rows), splits.pop(unit.id, [])
-            unit = next(waiting, None)
-            if unit is None:
-                raise PenstockError("A batch came for a unit that was not asked for. This is a bug.")
-            answers = Answers(scoring.task, unit.first_index)
-        assert answers is not None
-        reporter.count(answers.add(answered))
-        reporter.report(batches.stats())
-    if unit is not None and answers is not None:
-        yield unit, answers.take(unit.num_rows), splits.pop(unit.id, [])
-    for empty in waiting:
-        yield empty, Answers(scoring.task, empty.first_index).take(empty.num_rows), []
-
-
-def _rows(scoring: _Scoring, batches: Prefetcher, *, skip: bool) -> Iterator[dict[str, Any]]:
-    answers = Answers(scoring.task, 0)
-    with batches:
-        for answered in _answered(scoring, batches, {}):
-            answers.add(answered)
-            if count := answers.num_ready:
-                for row in answers.take(count).to_pylist():
-                    if not (skip and row["error"] is not None):
-                        yield row
-
-
-def _part(batch: Batch, rows: slice) -> Batch:
-    """Some rows of a batch, over the same memory."""
-    from dataclasses import replace
-
-    def cut(values: Any) -> Any:
-        return None if values is None else values[rows]
-
-    return replace(
-        batch,
-        inputs={name: tensor[rows] for name, tensor in batch.inputs.items()},
-        input_index=batch.input_index[rows],
-        num_tokens=batch.num_tokens[rows],
-        first_scored=cut(batch.first_scored),
-        num_bytes=cut(batch.num_bytes),
-        num_windows=cut(batch.num_windows),
-        columns={},
-        errors=[],
-        error_columns={},
-    )
 
 
 def _paths(inputs: Any) -> list[str]:
@@ -455,15 +289,3 @@ def _refuse(options: dict[str, Any], names: Iterable[str]) -> None:
     for name in names:
         if name in options:
             raise ConfigError(f"{name}: scoring does not take it; Prefetcher does.")
-
-
-def _prefetch_options() -> set[str]:
-    import inspect
-
-    return set(inspect.signature(Prefetcher.__init__).parameters) - {
-        "self",
-        "source",
-        "tokenizer",
-        "load",
-        "ordered",
-    }

@@ -48,12 +48,14 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         if device is None
         else torch.device(device)
     )
-    if chosen.type not in ("cpu", "cuda"):
+    kind: str = chosen.type
+    if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device={str(device)!r}: batches are delivered to 'cpu' or 'cuda' devices only.")
-    if chosen.type == "cuda":
+    if kind == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"device={str(device)!r}: torch sees no CUDA device here; use device='cpu'.")
-        if chosen.index is None:
+        index: int | None = chosen.index
+        if index is None:
             chosen = torch.device("cuda", torch.cuda.current_device())
     return chosen
 

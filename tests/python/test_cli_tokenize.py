@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import tokenizers
-from test_cli import invoke, write_rows
 
 from penstock.sink import read_parts
+from test_cli import invoke, write_rows
 
 
 def table_of(output: Path) -> pa.Table:

@@ -39,6 +39,7 @@ def full_ring(capacity: int, published: int | None = None) -> Ring:
 
 def soon(act: Callable[[], object], delay: float = 0.1) -> threading.Timer:
     timer = threading.Timer(delay, act)
+    timer.daemon = True
     timer.start()
     return timer
 
@@ -239,7 +240,7 @@ def test_order_and_bound_hold_under_threads() -> None:
         while (ticket := claimed.get()) is not None:
             assert ring.publish(ticket, -ticket)
 
-    threads = [threading.Thread(target=target) for target in (feed, publish, publish, publish)]
+    threads = [threading.Thread(target=target, daemon=True) for target in (feed, publish, publish, publish)]
     for thread in threads:
         thread.start()
     while (handed := ring.take(timeout=30)) is not None:
@@ -263,7 +264,7 @@ def test_a_waiting_take_leaves_the_interpreter_to_others() -> None:
             steps += 1
         ring.publish(0, None)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     ring.take()
     thread.join()

@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_cli import invoke
 
 from penstock.cli import demo
 from penstock.demo import CORPUS, MODEL, report
 from penstock.demo.report import Axis, Kind
 from penstock.sink import read_parts
+from test_cli import invoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -124,7 +124,13 @@ def test_a_kind_without_a_scored_row_comes_last_and_breaks_nothing() -> None:
         }
     )
     low, none = report.summarize([table])
-    assert (low.name, low.num_tokens, none.name, none.median, none.bits_per_byte) == ("a", 10, "b", math.inf, None)
+    assert (low.name, low.num_tokens, none.name, none.median, none.bits_per_byte) == (
+        "a",
+        10,
+        "b",
+        math.inf,
+        None,
+    )
     assert low.bits_per_byte == pytest.approx(10 / math.log(2) / 20)
     assert report.ordered([low, none])[0] is False
 
@@ -136,5 +142,5 @@ def test_the_axis_holds_every_value_and_labels_do_not_touch() -> None:
         assert [round(axis.column(value)) in range(width) for value in (3.0, 20_000.0)] == [True, True]
         line, labels = axis.ruler()
         assert len(line) == width >= len(labels)
-        assert "1,000" in labels.split()
+        assert {"10", "100", "10,000"} <= set(labels.split()) <= {"5", "10", "100", "1,000", "10,000"}
         assert len(axis.hill(kinds[0].perplexities)) == width

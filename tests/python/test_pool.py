@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future, wait
 
 import pytest
+
 from penstock.pool import WorkerAbandoned, WorkerPool
 
 
@@ -23,7 +24,8 @@ def test_results_and_errors_travel_in_futures(pool: WorkerPool) -> None:
 
 
 def test_work_near_the_loop_goes_first(pool: WorkerPool) -> None:
-    begin, order = threading.Event(), []
+    begin = threading.Event()
+    order: list[str] = []
     pool.submit(begin.wait, 10)
     jobs: list[Future[None]] = [pool.submit(order.append, f"load {at}") for at in range(3)]
     jobs.append(pool.submit_first(order.append, "collate"))
@@ -56,7 +58,12 @@ def test_a_hung_thread_is_replaced_and_ends_when_its_call_returns(pool: WorkerPo
 
 def test_shutdown_drops_what_waits_and_refuses_more(pool: WorkerPool) -> None:
     begin, started = threading.Event(), threading.Event()
-    running = pool.submit(lambda: started.set() or begin.wait(10))
+
+    def run() -> bool:
+        started.set()
+        return begin.wait(10)
+
+    running = pool.submit(run)
     started.wait(10)
     waiting = [pool.submit(pow, 1, 1), pool.submit_first(pow, 1, 1)]
     pool.shutdown(wait=False)

@@ -58,7 +58,8 @@ def scored(output: Path) -> pa.Table:
 def expected(tiny_gpt2: Path) -> list[Any]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
+    model.train(False)
     return reference.perplexity(
         model, Backend.from_file(str(tiny_gpt2 / "tokenizer.json")), documents(60), max_length=64
     )
@@ -269,7 +270,7 @@ def test_wrong_calls_are_refused_by_name(tiny_gpt2: Path, tmp_path: Path) -> Non
     out = tmp_path / "out"
     good: dict[str, Any] = {"model": tiny_gpt2, "task": "perplexity", "output": out, "device": "cpu"}
     with pytest.raises(ConfigError, match=r"penstock\.stream"):
-        penstock.score(iter(["a"]), **good)
+        penstock.score(iter(["a"]), **good)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"perplexty.*Did you mean 'perplexity'"):
         penstock.score(path, **(good | {"task": "perplexty"}))
     with pytest.raises(MissingColumnError, match=r"in\.jsonl.*'body'.*'text'"):

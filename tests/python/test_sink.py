@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from penstock.errors import ClosedError, ConfigError, FingerprintError, OutputError
 from penstock.sink import Sink, inspect, read_parts
 from penstock.sink.files import LocalFiles
@@ -190,8 +191,7 @@ class FullDisk(LocalFiles):
     """Room for one part only."""
 
     def write(self, handle: int, content: memoryview | bytes) -> None:
-        name = os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))
-        if "part-00001" in name:
+        if "part-00001" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             super().write(handle, memoryview(content)[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         super().write(handle, content)

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import pyarrow as pa
 import pytest
+
 from penstock.errors import OutputError
 from penstock.sink import Sink, inspect, read_parts
 from penstock.sink import files as sink_files
@@ -173,9 +174,10 @@ def test_a_fault_at_any_operation_loses_doubles_and_forges_nothing() -> None:
     assert sweep_single_faults() > 500
 
 
-@pytest.mark.timeout(180)
-def test_faults_in_a_row_lose_double_and_forge_nothing() -> None:
-    sweep_many_faults(1000)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("episodes", [1000, pytest.param(50_000, marks=pytest.mark.proof)])
+def test_faults_in_a_row_lose_double_and_forge_nothing(episodes: int) -> None:
+    sweep_many_faults(episodes)
 
 
 def with_rename_before_fsync(patch: pytest.MonkeyPatch) -> None:

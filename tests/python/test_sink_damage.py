@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from penstock.errors import OutputError
 from penstock.sink import Part, Sink, inspect
 from penstock.sink.manifest import best, merge, parse

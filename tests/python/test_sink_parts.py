@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from penstock.sink.parts import decode, describe, encode
 from penstock.sources import Segment, Unit
 
@@ -89,7 +90,7 @@ def test_kept_columns_of_other_types_go_out_as_strings_and_numbers() -> None:
             "took": pa.array([5], pa.duration("ns")),
             "price": [decimal.Decimal("1.10")],
             "raw": [b"\xff\x00"],
-            "inner": [{"at": datetime.datetime(2026, 1, 2, 3)}],
+            "inner": [{"at": datetime.datetime(2026, 1, 2, 3, tzinfo=datetime.timezone.utc)}],
         }
     )
     assert json.loads(jsonl_lines(table)[0]) == {
@@ -98,7 +99,7 @@ def test_kept_columns_of_other_types_go_out_as_strings_and_numbers() -> None:
         "took": 5,
         "price": "1.10",
         "raw": "/wA=",
-        "inner": {"at": "2026-01-02T03:00:00"},
+        "inner": {"at": "2026-01-02T03:00:00+00:00"},
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Row:
     """One row of a source, as a test compares it."""
 
     index: int
@@ -193,7 +195,9 @@ def test_every_kind_of_arrow_string_is_text(kind: pa.DataType) -> None:
 @pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.string())], ids=str)
 def test_a_text_column_that_is_not_text_is_refused_by_name_and_type(kind: pa.DataType) -> None:
     table = pa.table({"text": pa.array([], kind)})
-    with pytest.raises(SourceError, match=r"wrong dtype: column 'text' is .*, but it must be string") as error:
+    with pytest.raises(
+        SourceError, match=r"wrong dtype: column 'text' is .*, but it must be string"
+    ) as error:
         read(table)
     assert str(kind) in str(error.value)
 
@@ -230,7 +234,8 @@ def test_invalid_utf8_in_arrow_text_fails_the_row_alone() -> None:
     rows = read(pa.table({"text": array, "id": [1, 2, 3]}), keep=["id"])
     assert [row.values for row in rows] == [("fine", 1), (None, 2), ("also fine", 3)]
     assert rows[1].failure == (
-        "RowError: rows, row 2: column 'text' holds invalid UTF-8: byte 0xff at position 4 (invalid start byte)"
+        "RowError: rows, row 2: column 'text' holds invalid UTF-8: "
+        "byte 0xff at position 4 (invalid start byte)"
     )
 
 
@@ -277,7 +282,9 @@ def test_a_kept_column_that_changes_its_type_between_batches_is_refused_by_name(
 
 def test_token_ids_of_any_integer_list_become_int32_lists() -> None:
     for kind in (pa.list_(pa.int64()), pa.large_list(pa.uint16()), pa.list_(pa.int32())):
-        (chunk,) = as_source(pa.table({"ids": pa.array([[1, 2], []], kind)}), text_column="ids", ids=True).chunks()
+        (chunk,) = as_source(
+            pa.table({"ids": pa.array([[1, 2], []], kind)}), text_column="ids", ids=True
+        ).chunks()
         assert chunk.batch.column(0).type == pa.list_(pa.int32())
         assert chunk.batch.column(0).to_pylist() == [[1, 2], []]
 
@@ -310,14 +317,20 @@ class TestHuggingFaceDatasets:
     @pytest.fixture
     def dataset(self) -> Any:
         datasets = pytest.importorskip("datasets")
-        return datasets.Dataset.from_dict({"text": list("abcdefgh"), "label": list(range(8)), "other": [0] * 8})
+        return datasets.Dataset.from_dict(
+            {"text": list("abcdefgh"), "label": list(range(8)), "other": [0] * 8}
+        )
 
     def test_rows_come_in_order_with_their_kept_columns(self, dataset: Any) -> None:
         rows = read(dataset, keep=["label"])
         assert [row.values for row in rows] == list(zip("abcdefgh", range(8)))
 
     def test_the_indices_of_a_shuffled_or_selected_dataset_are_followed(self, dataset: Any) -> None:
-        for view in (dataset.shuffle(seed=1), dataset.select([5, 1, 1]), dataset.filter(lambda row: row["label"] % 2)):
+        for view in (
+            dataset.shuffle(seed=1),
+            dataset.select([5, 1, 1]),
+            dataset.filter(lambda row: row["label"] % 2),
+        ):
             expected = list(zip(view["text"], view["label"]))
             assert [row.values for row in read(view, keep=["label"])] == expected
 

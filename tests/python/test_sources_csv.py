@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_sources import failures, read, rows_of, texts
 
 from penstock.errors import MissingColumnError, SourceError
 from penstock.sources import lines, plan_units
 from penstock.sources.csv import _Decoder
 from penstock.sources.units import UnitSource
+from test_sources import failures, read, rows_of, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +90,9 @@ def test_a_header_that_cannot_be_used_is_refused(path: Path, content: bytes, mes
         (b'x,"1', BROKEN),
     ],
 )
-@pytest.mark.parametrize("after", [b'plain,2\n"quoted",3\n', b'"quo\nted",2\nplain,3\n', b'a"b,2\nc,3\n', b"p,2\nq,3"])
+@pytest.mark.parametrize(
+    "after", [b'plain,2\n"quoted",3\n', b'"quo\nted",2\nplain,3\n', b'a"b,2\nc,3\n', b"p,2\nq,3"]
+)
 def test_a_bad_row_is_one_failed_row_and_its_neighbours_are_untouched(
     path: Path, bad: bytes, reason: str, after: bytes
 ) -> None:
@@ -139,9 +141,9 @@ def test_good_blocks_are_parsed_by_arrow_alone(path: Path, monkeypatch: pytest.M
     assert texts(path) == ["a\nb", 'c"d', "e"]
 
 
-fields = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.sampled_from(
-    ['"', '""', ",", "\n", "\r\n", 'a"b', "\t", " "]
-)
+fields = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
+) | st.sampled_from(['"', '""', ",", "\n", "\r\n", 'a"b', "\t", " "])
 tables = st.lists(st.tuples(fields, fields), max_size=8)
 
 
@@ -174,7 +176,9 @@ def test_what_the_csv_module_writes_is_read_as_it_was(
     assert [row.number for row in rows] == list(range(1, len(table) + 1))
 
 
-sloppy = st.lists(st.sampled_from([b'"', b",", b"\n", b"a", b"\r", b"\xff", b"bcd", b'""', b'"x"', b"\r\n"]), max_size=40)
+sloppy = st.lists(
+    st.sampled_from([b'"', b",", b"\n", b"a", b"\r", b"\xff", b"bcd", b'""', b'"x"', b"\r\n"]), max_size=40
+)
 
 
 @given(content=sloppy.map(b"".join), unit_rows=st.integers(1, 4), limit=st.sampled_from([3, 8, 1 << 20]))

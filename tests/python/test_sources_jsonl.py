@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sources import failures, read, texts
 
 from penstock.errors import MissingColumnError, SourceError
 from penstock.sources import jsonl, lines, plan_units
+from test_sources import failures, read, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -235,7 +235,9 @@ def test_pairs_need_both_texts(path: Path) -> None:
 
 
 def test_token_ids_are_read_from_lists_of_numbers(path: Path) -> None:
-    path.write_bytes(b'{"ids": [1, 2]}\n{"ids": []}\n{"ids": [1.5]}\n{"ids": [-1]}\n{"ids": "x"}\n{"ids": [3]}\n')
+    path.write_bytes(
+        b'{"ids": [1, 2]}\n{"ids": []}\n{"ids": [1.5]}\n{"ids": [-1]}\n{"ids": "x"}\n{"ids": [3]}\n'
+    )
     rows = read(path, text_column="ids", ids=True)
     assert [row.values[0] for row in rows] == [[1, 2], [], None, None, None, [3]]
 
@@ -265,7 +267,10 @@ def test_a_line_over_the_limit_fails_without_being_held_in_memory(
 def test_the_crash_of_arrow_at_a_top_level_null_is_never_met(path: Path) -> None:
     """pyarrow.json dies of a segmentation fault on this file; in a child process, should we too."""
     path.write_bytes(b"null\n" * 3 + GOOD)
-    code = f"from penstock.sources import as_source; print([len(c.failures) for c in as_source({str(path)!r}).chunks()])"
+    code = (
+        "from penstock.sources import as_source; "
+        f"print([len(chunk.failures) for chunk in as_source({str(path)!r}).chunks()])"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout.strip()) == (0, "[3]")
 
@@ -298,17 +303,21 @@ def twin(content: bytes) -> list[tuple[int, str | None]]:
 
 any_text = st.text(st.characters(), max_size=20)  # lone surrogates included
 any_value = st.one_of(any_text, st.none(), st.integers(), st.booleans(), st.lists(any_text, max_size=2))
-objects = st.dictionaries(st.sampled_from(["text", "id", "x"]), any_value, max_size=3) | st.fixed_dictionaries(
-    {"text": any_text}
-)
+objects = st.dictionaries(
+    st.sampled_from(["text", "id", "x"]), any_value, max_size=3
+) | st.fixed_dictionaries({"text": any_text})
 json_lines = st.builds(
     lambda value, ascii, pad: pad + json.dumps(value, ensure_ascii=ascii).encode("utf-8", "surrogatepass"),
     objects,
     st.booleans(),
     st.sampled_from([b"", b"", b" "]),
 )
-garbage = st.binary(max_size=12).map(lambda raw: raw.replace(b"\n", b"").replace(b"I", b"").replace(b"N", b""))
-any_line = st.one_of(json_lines, json_lines, json_lines, garbage, st.sampled_from([line for line, _ in BAD_LINES[:-1]]))
+garbage = st.binary(max_size=12).map(
+    lambda raw: raw.replace(b"\n", b"").replace(b"I", b"").replace(b"N", b"")
+)
+any_line = st.one_of(
+    json_lines, json_lines, json_lines, garbage, st.sampled_from([line for line, _ in BAD_LINES[:-1]])
+)
 any_content = st.builds(
     lambda lines_, ends, tail: b"".join(
         line + ends[place % len(ends)] for place, line in enumerate(lines_)
@@ -349,7 +358,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
                 "str": st.none() | st.text(max_size=5),
                 "bool": st.none() | st.booleans(),
                 "list": st.none() | st.lists(st.none() | st.integers(-99, 99), max_size=3),
-                "struct": st.fixed_dictionaries({"a": st.none() | st.integers(-9, 9), "b": st.text(max_size=3)}),
+                "struct": st.fixed_dictionaries(
+                    {"a": st.none() | st.integers(-9, 9), "b": st.text(max_size=3)}
+                ),
             }
         ),
         min_size=1,

@@ -9,10 +9,10 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sources import read, texts
 
 from penstock.errors import ConfigError, MissingColumnError
 from penstock.sources import lines, plan_units
+from test_sources import read, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,13 +58,18 @@ def test_a_text_file_has_one_column(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"a\n")
     assert texts(path, text_column="body") == ["a"]
-    with pytest.raises(MissingColumnError, match=r"a\.txt: there is no column 'id': a text file holds one column"):
+    with pytest.raises(
+        MissingColumnError, match=r"a\.txt: there is no column 'id': a text file holds one column"
+    ):
         read(path, keep=["id"])
     with pytest.raises(ConfigError, match="token ids are read from Parquet, Arrow or JSONL, not from text"):
         read(path, ids=True)
 
 
-@given(rows=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=9)), block_bytes=st.integers(1, 30))
+@given(
+    rows=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=9)),
+    block_bytes=st.integers(1, 30),
+)
 def test_lines_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[str], block_bytes: int
 ) -> None:
@@ -151,7 +156,9 @@ class TestCompressedFiles:
     ) -> None:
         monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
         path = tmp_path / f"a.txt{ending}"
-        content = b"".join(b"%d: %x\n" % (number, number * 2654435761 % (1 << 32)) for number in range(20_000))
+        content = b"".join(
+            b"%d: %x\n" % (number, number * 2654435761 % (1 << 32)) for number in range(20_000)
+        )
         whole = compress(content)
         path.write_bytes(whole[: len(whole) * 2 // 3])
         (tmp_path / "b.txt").write_bytes(b"next\n")

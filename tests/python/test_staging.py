@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+
 from penstock.errors import ConfigError
 from penstock.staging import Slot, Staging, resolve_device
 

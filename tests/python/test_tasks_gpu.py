@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from penstock.tasks.padding import batch_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+hf: Any = transformers  # its classes are not typed
+
 TEXTS = ("Warm water rises and cold water sinks.", "a", "It's late; we'll go home, they said. " * 8)
 
 pytestmark = [
@@ -28,14 +30,15 @@ pytestmark = [
 
 def test_perplexity_on_a_device_equals_one_text_at_a_time_on_the_host(tiny_gpt2: Path) -> None:
     backend = tokenizers.Tokenizer.from_file(str(tiny_gpt2 / "tokenizer.json"))
-    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+    model = hf.AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
     loaded = load_model(tiny_gpt2, "perplexity", device="cuda")
     task = make_task("perplexity", loaded, Tokenizer.from_pretrained(tiny_gpt2), max_length=32, stride=9)
     rows = task.tokenizer.encode_batch(TEXTS, **task.tokenization())
     batch = batch_of(rows, width=32, device="cuda")
     outputs = {"logprob": task.forward(batch)["logprob"].cpu().numpy(), **task.counts(batch)}
     ours = task.combine(batch.input_index, outputs, len(TEXTS))["logprob"]
-    theirs = [row["logprob"] for row in reference.perplexity(model, backend, TEXTS, max_length=32, stride=9)]
+    rows_alone: Any = reference.perplexity(model, backend, TEXTS, max_length=32, stride=9)
+    theirs = [row["logprob"] for row in rows_alone]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from penstock.windows import MAX_PENDING_ERRORS, Failure, PlannedBatch, Rows, WindowPlanner, join
 
 
@@ -45,6 +46,11 @@ def indices(batch: PlannedBatch | Failure) -> list[int]:
     return [int(i) for rows, at in batch.parts for i in rows.index[rows.row[at]]]
 
 
+def failed(batch: PlannedBatch | Failure) -> list[int]:
+    assert isinstance(batch, PlannedBatch)
+    return [row.index for row in batch.failed]
+
+
 @given(
     lengths=st.lists(st.integers(0, 70), max_size=80),
     cuts=st.lists(st.integers(1, 9), min_size=1, max_size=80),
@@ -62,11 +68,11 @@ def test_batches_depend_on_the_input_alone_and_hold_every_row_once(
             bad = tuple(at - start for at in failing if start <= at < start + len(part))
             for batch in windows.add(rows_of(part, start, failures=bad)):
                 batches.append(indices(batch))
-                errors += [row.index for row in batch.failed]
+                errors += failed(batch)
             start += size
         for batch in windows.flush():
             batches.append(indices(batch))
-            errors += [row.index for row in batch.failed]
+            errors += failed(batch)
         assert windows.is_empty
         return [batch for batch in batches if batch], errors
 
@@ -91,7 +97,8 @@ def test_a_unit_ends_its_window_and_its_errors() -> None:
     windows = planner(window_rows=100)
     assert list(windows.add(rows_of([8, 8, 8], failures=(2,)))) == []
     (first,) = windows.add(rows_of([8, 8], 3, unit=1))
-    assert (indices(first), first.unit, [row.index for row in first.failed]) == ([0, 1], 0, [2])
+    assert isinstance(first, PlannedBatch)
+    assert (indices(first), first.unit, failed(first)) == ([0, 1], 0, [2])
     (second,) = windows.flush()
     assert (indices(second), second.unit) == ([3, 4], 1)
 

@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli import bench, demo, doctor, inspect, score, tokenize
-from penstock.cli.exits import MEANINGS
+from penstock.cli.exits import MEANINGS, ending
 from penstock.cli.pages import Grouped
 
 __all__ = ["app", "main"]
@@ -43,9 +43,10 @@ app = typer.Typer(
 
 def _version(is_asked: bool) -> None:
     if is_asked:
-        import penstock
+        with ending(debug=False):
+            import penstock
 
-        typer.echo(f"penstock {penstock.__version__}")
+            typer.echo(f"penstock {penstock.__version__}")
         raise typer.Exit
 
 

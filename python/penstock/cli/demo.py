@@ -97,7 +97,9 @@ def _show_kinds(console: Console, kinds: list[Kind]) -> None:
     from penstock.cli.screen import table
     from penstock.demo.report import WHAT, number
 
-    rows = table("kind", "what it is", "rows", "tokens", "median\nperplexity", "bits/\nbyte", left=(0, 1), fold=1)
+    rows = table(
+        "kind", "what it is", "rows", "tokens", "median\nperplexity", "bits/\nbyte", left=(0, 1), fold=1
+    )
     for kind in kinds:
         bits = "" if kind.bits_per_byte is None else f"{kind.bits_per_byte:.2f}"
         counts = (f"{kind.num_rows:,}", f"{kind.num_tokens:,}")
@@ -152,5 +154,5 @@ def _show_time(console: Console, run: Run, imported_s: float) -> None:
     console.print(f"where the time went: {total:.1f} s{speed}", style="bold")
     console.print(rows)
     if run.num_scored_rows:
-        console.print(str(run.stats).split("\n", maxsplit=1)[0], soft_wrap=True)
+        console.print(str(run.stats).split("\n", maxsplit=1)[0])
     console.print()

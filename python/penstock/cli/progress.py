@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from penstock.scorer import Progress
 
 FIRST_MINUTE_S, LINE_EVERY_S, LATER_EVERY_S = 60.0, 5.0, 30.0
+FIRST_ETA_S = 1.0  # before that it is a wild guess
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def sentence(seen: Seen, *, has_model: bool = True) -> str:
         parts.append(f"{seen.num_tokens / seen.elapsed_s:,.0f} tokens/s")
     if has_model:
         parts.append(f"waited {seen.wait_share:.0%}")
-    if seen.eta_s is not None:
+    if seen.eta_s is not None and seen.elapsed_s >= FIRST_ETA_S:
         parts.append(f"{clock(seen.eta_s)} to go")
     return ", ".join(parts)
 
@@ -133,7 +134,12 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"), TextColumn("{task.fields[words]}", markup=False))
-        self._bar = Progress(*columns, console=Console(stderr=True), expand=True, transient=True, refresh_per_second=4)
+        columns = (
+            BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
+            TextColumn("{task.fields[words]}", markup=False),
+        )
+        self._bar = Progress(
+            *columns, console=Console(stderr=True), expand=True, transient=True, refresh_per_second=4
+        )
         self._bar.start()
         self._task = self._bar.add_task("", total=total, words="")

@@ -153,7 +153,7 @@ def score(
         if not quiet:
             # Where nothing was left to do, who waited for whom is no news.
             typer.echo(visible(str(run) if run.num_scored_rows else str(run).rsplit("\n", 2)[0]))
-        _report_row_errors(run, strict=strict)
+        _report_row_errors(run, strict=strict, quiet=quiet)
 
 
 def named(inputs: list[str]) -> str:
@@ -178,10 +178,10 @@ def _watched(end: Ending, show: Show) -> Any:
     return progress
 
 
-def _report_row_errors(run: Run, *, strict: bool) -> None:
+def _report_row_errors(run: Run, *, strict: bool, quiet: bool) -> None:
     from penstock.sink import inspect
 
-    if not run.num_errors and not (strict and run.num_skipped_units):
+    if not strict and (quiet or not run.num_errors):
         return
     count = inspect(run.output).errors
     if count:

@@ -113,7 +113,7 @@ class Axis:
 
         Example:
             >>> Axis(1, 100, 9).hill([10, 10, 10])
-            '  ▁▆█▆▁  '
+            '  ▂▆█▆▂  '
         """
         columns = [self.column(value) for value in values if math.isfinite(value)]
         heights = [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -14,8 +12,13 @@ from penstock.sink import files as _files
 from penstock.sink import parts, run
 from penstock.sink.files import Files, explained, holding
 from penstock.sink.manifest import Manifests, Part, best, merge
-from penstock.sink.run import Run
-from penstock.sources import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from penstock.sink.run import Run
+    from penstock.sources import Unit
 
 
 class Job(NamedTuple):

@@ -4,17 +4,21 @@ Everything that must survive a crash goes through a `Files` object, so that a te
 the disk, fail any single operation and forget what was never synced.
 """
 
+# ruff: noqa: D102 - the methods of LocalFiles are described at Files
+
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOCK_TIMEOUT_S = 60.0
 

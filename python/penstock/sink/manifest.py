@@ -1,4 +1,4 @@
-"""Manifests: the only witness of what is finished.
+r"""Manifests: the only witness of what is finished.
 
 Each writer appends to a manifest of its own, ``manifest-<writer>.jsonl``, whose lock it holds for as
 long as it lives; readers merge all of them. A line is ``crc32hex json\\n`` and counts only if the
@@ -12,13 +12,16 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.errors import ConfigError, OutputError
-from penstock.sink.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from penstock.sink.files import Files
 
 FOLDER = "_manifests"
 _NAME = re.compile(r"manifest-([A-Za-z0-9_]{1,64})\.jsonl")

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +23,11 @@ import pyarrow.parquet as pq
 
 from penstock.errors import OutputError
 from penstock.sink.manifest import Part, Rows
-from penstock.sources import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from penstock.sources import Unit
 
 PART_NAME = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.(parquet|jsonl)")
 METADATA_KEY = b"penstock"

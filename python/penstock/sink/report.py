@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from penstock.errors import OutputError
 from penstock.sink import run
 from penstock.sink.files import LOCAL, Files, explained
 from penstock.sink.manifest import Manifests, Part, merge
 from penstock.sink.parts import decode
-from penstock.sink.run import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from penstock.sink.run import Json
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
 from penstock.errors import ConfigError, FingerprintError, OutputError
 from penstock.sink import files as _files
 from penstock.sink import manifest
-from penstock.sink.files import Files
-from penstock.sink.manifest import Part
 from penstock.sink.parts import PART_NAME
 from penstock.sources import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from penstock.sink.files import Files
+    from penstock.sink.manifest import Part
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -67,6 +70,7 @@ class Run:
             raise ConfigError(f"the plan is not what Plan.to_json gives ({error!r}).") from error
 
     def to_bytes(self) -> bytes:
+        """The content of ``_run.json``."""
         fields = {"version": VERSION, "format": self.format}
         return json.dumps({**fields, "fingerprint": self.fingerprint, "plan": self.plan}).encode()
 
@@ -122,8 +126,9 @@ def _compare(output: str, stored: Run, given: Run) -> None:
         ("format", stored.format, given.format),
         ("plan", stored.plan, given.plan),
     ]
-    for name in [*stored.fingerprint, *(key for key in given.fingerprint if key not in stored.fingerprint)]:
-        pairs.append((name, stored.fingerprint.get(name, _ABSENT), given.fingerprint.get(name, _ABSENT)))
+    for name in {**stored.fingerprint, **given.fingerprint}:
+        before, now = (side.fingerprint.get(name, _ABSENT) for side in (stored, given))
+        pairs.append((name, before, now))
     different = [found for pair in pairs if (found := _first_difference(*pair))]
     if not different:
         return
@@ -142,7 +147,7 @@ def _first_difference(field: str, stored: object, given: object) -> tuple[str, o
     if stored == given:
         return None
     if isinstance(stored, dict) and isinstance(given, dict):
-        for key in [*stored, *(key for key in given if key not in stored)]:
+        for key in {**stored, **given}:
             found = _first_difference(f"{field}.{key}", stored.get(key, _ABSENT), given.get(key, _ABSENT))
             if found:
                 return found

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
-from types import TracebackType
 from typing import TYPE_CHECKING
-
-import pyarrow as pa
 
 from penstock.errors import ClosedError, ConfigError, ForkedError, OutputError
 from penstock.sink.commit import Committer, Job
 from penstock.sink.files import LOCAL, Files
 from penstock.sink.run import Run
-from penstock.sources import Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    import pyarrow as pa
     from typing_extensions import Self
+
+    from penstock.sources import Unit
 
 
 class Sink:
-    """Writes the finished units of a durable run, each exactly once.
+    r"""Writes the finished units of a durable run, each exactly once.
 
     Use `Sink.open`. `write` hands a unit's table over and returns; a thread of the sink makes it durable:
     staged file, fsync, rename, fsync of the folder, one manifest line, fsync. What fails there is raised by
@@ -196,13 +197,13 @@ def _write_all(committer: Committer, jobs: SimpleQueue[Job | None], room: thread
             try:
                 if committer.failure is None:
                     committer.commit(job)
-            except BaseException as error:  # the caller's thread raises it
+            except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 committer.failure = error
             del job
             room.release()
         if committer.failure is None:
             committer.finish()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - likewise
         committer.failure = error
     finally:
         committer.release()

@@ -18,7 +18,7 @@ import pyarrow.csv
 from penstock.errors import ConfigError, RowError, SourceError
 from penstock.sources.chunk import MAX_ROW_BYTES
 from penstock.sources.lines import Block, Extent, read_blocks, scan_blocks
-from penstock.sources.records import NEWLINE, QUOTE, RETURN, RecordReader, fields_of, record_of
+from penstock.sources.records import NEWLINE, QUOTE, RETURN, RecordReader, at_edges, fields_of, record_of
 from penstock.sources.seal import seal
 from penstock.sources.streams import BrokenStream, ByteStream
 
@@ -89,7 +89,9 @@ def _records(file: InputFile, columns: Columns) -> RecordReader:
 
 
 def _header(file: InputFile, columns: Columns) -> _Header | None:
-    columns = replace(columns, max_row_bytes=max(columns.max_row_bytes, MAX_ROW_BYTES))  # of rows, not of this
+    columns = replace(
+        columns, max_row_bytes=max(columns.max_row_bytes, MAX_ROW_BYTES)
+    )  # of rows, not of this
     with ByteStream(file) as stream:
         try:
             blocks = _records(file, columns).blocks(stream, 0, None)
@@ -131,9 +133,12 @@ class _Decoder:
     def _parse(self, block: Block) -> pa.RecordBatch | None:
         """The block as Arrow parses it, or None if it does not see the same records."""
         array = np.frombuffer(block.data, np.uint8)
+        quotes = np.flatnonzero(array == QUOTE)
+        if not at_edges(array, quotes, self._delimiter):
+            return None
         returns = np.flatnonzero(array == RETURN)
         if len(returns):  # Arrow ends a record at a lone carriage return too
-            outside = returns[np.searchsorted(np.flatnonzero(array == QUOTE), returns) % 2 == 0]
+            outside = returns[np.searchsorted(quotes, returns) % 2 == 0]
             if (array[np.minimum(outside + 1, len(array) - 1)] != NEWLINE).any():
                 return None
         names = [str(place) for place in range(self._width)]

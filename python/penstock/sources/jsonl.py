@@ -276,6 +276,8 @@ def _repeats_inside(value: Any) -> bool:
 
 
 def _whole_number(literal: str) -> Any:
+    if literal == "-0":
+        return -0.0  # in a column of floats it has a sign; in one of whole numbers Arrow is asked
     return int(literal) if len(literal) < 309 else _NumberTooLarge(literal)
 
 

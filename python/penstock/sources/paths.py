@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from penstock.errors import ConfigError, MissingExtensionError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -214,34 +215,34 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _remote_names(url: str) -> str | list[str]:
+    """The URL itself if it is a file, else the URLs of the files below or matching it."""
     system, inside = _file_system(url)
     try:
         if system.isdir(inside):
-            names = system.find(inside)
-            return _shown_urls(system, names, inside)
-        if glob.has_magic(inside) and not system.exists(inside):
-            pattern = inside.rsplit("/", 1)[-1]
-            return _shown_urls(system, system.glob(inside), glob_root(inside), pattern)
-        if not system.exists(inside):
+            return _shown_urls(system, system.find(inside), inside)
+        if system.exists(inside):
+            return url
+        if not glob.has_magic(inside):
             raise SourceError(f"{url}: there is no such file or folder")
+        names: list[str] = []
+        for name, facts in system.glob(inside, detail=True).items():
+            names += system.find(name) if facts.get("type") == "directory" else [name]
     except (OSError, NotImplementedError) as error:
         raise SourceError(f"{url}: cannot be listed: {error}") from error
-    return url
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}") from error
+    return _shown_urls(system, names, _above_wildcards(inside), PurePosixPath(inside).name)
 
 
-def glob_root(pattern: str) -> str:
+def _above_wildcards(pattern: str) -> str:
     """The folder above the first wildcard of a glob pattern."""
-    fixed = []
-    for part in pattern.split("/"):
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return "/".join(fixed)
+    parts = pattern.split("/")
+    return "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
 
 
 def _shown_urls(system: Any, names: Iterable[str], root: str, pattern: str = "") -> list[str]:
     urls = []
-    for name in sorted(names, key=lambda each: each.split("/")):
+    for name in sorted(set(names), key=lambda each: each.split("/")):
         below = name[len(root) :].strip("/").split("/")
         if all(_is_shown(part) for part in below[:-1]) and _is_shown(below[-1], pattern):
             urls.append(str(system.unstrip_protocol(name)))
@@ -273,9 +274,3 @@ def _file_system(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise ConfigError(f"{url}: {error}") from error
     return system, inside
-
-
-def names_of(files: Sequence[InputFile]) -> str:
-    """A few of the names, for messages."""
-    shown = ", ".join(file.path for file in files[:3])
-    return shown if len(files) <= 3 else f"{shown} and {len(files) - 3:,} more"

@@ -133,7 +133,7 @@ def _split(data: bytes, delimiter: bytes, final: bool, most: int) -> _Split:
     newlines = np.flatnonzero(array == NEWLINE)
     quotes = np.flatnonzero(array == QUOTE)
     if len(quotes):
-        if not _at_edges(array, quotes, delimiter) or (final and len(quotes) % 2):
+        if not at_edges(array, quotes, delimiter) or (final and len(quotes) % 2):
             return _walk(data, delimiter, final, most)
         newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
     if final and (not len(newlines) or newlines[-1] != len(data) - 1):
@@ -143,7 +143,7 @@ def _split(data: bytes, delimiter: bytes, final: bool, most: int) -> _Split:
     return _Split(starts, newlines, stops, [], int(stops[-1]) if len(stops) else 0)
 
 
-def _at_edges(array: npt.NDArray[np.uint8], quotes: Rows, delimiter: bytes) -> bool:
+def at_edges(array: npt.NDArray[np.uint8], quotes: Rows, delimiter: bytes) -> bool:
     """True if every quote, counted off as opening and closing in turn, stands at the edge of a field.
 
     A doubled quote counts as closing and opening again. What follows the last byte is not judged yet.

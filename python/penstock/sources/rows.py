@@ -117,12 +117,12 @@ class RowReader:
         texts: list[list[Any]] = [[] for _ in columns.texts]
         for row, value in enumerate(rows):
             found = self._texts_of(value)
+            size = 0 if isinstance(found, str) else sum(map(num_bytes, found))
             if isinstance(found, str):
                 failures[row] = RowError(found, place=place, row=int(numbers[row]) + 1)
-                found = [None] * len(texts)
-            size = sum(map(num_bytes, found))
-            if size > columns.max_row_bytes:
+            elif size > columns.max_row_bytes:
                 failures[row] = too_large(size, columns, place, int(numbers[row]))
+            if isinstance(found, str) or row in failures:
                 found = [None] * len(texts)
             for cells, text in zip(texts, found, strict=True):
                 cells.append(text)

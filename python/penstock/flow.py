@@ -1,0 +1,351 @@
+"""One pass over a source: ring, pool, slots and threads, from the first ``iter`` to the last batch."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+from penstock import _core
+from penstock.collation import KNOWN_INPUTS, Collate, Collator, Staged, slot_bytes
+from penstock.encoder import Encoder, PairColumn
+from penstock.errors import ConfigError, ForkedError, SourceExhaustedError
+from penstock.feeder import Feeder, Limits
+from penstock.loads import CoroutineLoader, FunctionLoader
+from penstock.pool import WorkerPool, join_unless
+from penstock.sources import RowReader, Source, UnitSource, as_source
+from penstock.sources.rows import MOST_ROWS
+from penstock.staging import Staging
+from penstock.stats import Clock, Stats
+from penstock.trace import Trace
+from penstock.windows import Failure, WindowPlanner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from penstock.batch import Batch
+    from penstock.tokenizer import Tokenizer
+
+_live: weakref.WeakSet[Pass] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of a ``Prefetcher``, checked and resolved."""
+
+    source: Any
+    load: Callable[[Any], Any] | None
+    tokenizer: Tokenizer | None
+    text_column: str
+    pair_column: str | None
+    keep: tuple[str, ...]
+    device: torch.device
+    max_length: int | None
+    stride: int | None
+    max_batch_tokens: int
+    max_batch_rows: int | None
+    batches_ahead: int
+    timeout: float | None
+    retries: int
+    max_row_bytes: int
+    collate: Collate | None
+    trace: str | os.PathLike[str] | None
+    truncation: Literal["right", "left"]
+    prompt: str
+    is_left_padded: bool
+    limits: Limits
+
+
+class Pass:
+    """Everything that lives as long as one pass: ring, pool, slots, the two threads."""
+
+    def __init__(
+        self, settings: Settings, source: Source | Keys, row_reader: RowReader, *, is_async: bool
+    ) -> None:
+        _hook_exit()
+        # First, in the caller's thread: a source that cannot start again says so before a thread exists.
+        items = source.start() if isinstance(source, Keys) else source.chunks()
+        limits = settings.limits
+        self._pid = os.getpid()
+        self._limits = limits
+        self._is_async = is_async
+        self._trace = Trace(settings.trace) if settings.trace is not None else None
+        self._clock = Clock(self._trace)
+        self._ring = _core.Ring(settings.batches_ahead + 1)
+        self._staging = _make_staging(settings)
+        name = "penstock"
+        self._pool = WorkerPool(limits.num_workers, name, partial(_enter_device, settings.device))
+        self._feeder = Feeder(
+            items,
+            ring=self._ring,
+            pool=self._pool,
+            encoder=_make_encoder(settings, row_reader if isinstance(source, Keys) else source),
+            collator=_make_collator(settings, self._staging, self._clock),
+            planner=_make_planner(settings),
+            clock=self._clock,
+            limits=limits,
+            make_loader=_make_loader(settings, self._pool, self._clock, is_async=is_async, name=name),
+            row_reader=row_reader,
+            name=name,
+        )
+        self._held: int | None = None
+        self._consuming = threading.Lock()
+        self._num_batches = self._num_rows = self._num_tokens = self._num_padded_tokens = 0
+        self._start = perf_counter()
+        self._stop: float | None = None
+        _live.add(self)
+        self._feeder.start()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether ``next`` has nothing more to give."""
+        return self._stop is not None
+
+    def next(self) -> Batch:
+        """The next batch, in ticket order."""
+        check_process(self._pid)
+        if not self._consuming.acquire(blocking=False):
+            raise ConfigError("a Prefetcher is consumed by one thread at a time.")
+        try:
+            while True:
+                batch = self._take()
+                if batch is None:
+                    raise StopIteration
+                if len(batch) or batch.errors:
+                    return batch
+        finally:
+            self._consuming.release()
+
+    def _take(self) -> Batch | None:
+        """The next batch, and only then the last one's slot back.
+
+        Giving a slot back wakes the feeder: now it works while the loop does, not for the GIL while the loop
+        waits for its batch.
+        """
+        held, self._held = self._held, None
+        taken = None if self.is_finished else self._ring.try_take()
+        if taken is None:
+            if held is not None:
+                self._ring.recycle(held)
+                held = None
+            taken = None if self.is_finished else self._ring.take()
+        if taken is None:
+            self.close()
+            return None
+        self._held, item = taken
+        del taken
+        if isinstance(item, Failure):
+            self.close()
+            raise item.error
+        batch: Batch = item.lend(self._staging) if isinstance(item, Staged) else item
+        batch.ticket = self._held
+        self._num_batches += 1
+        self._num_rows += len(batch)
+        if isinstance(item, Staged):
+            self._num_tokens += item.num_tokens
+            self._num_padded_tokens += item.num_padded_tokens
+        if held is not None:
+            self._ring.recycle(held)
+        return batch
+
+    def cancel(self) -> None:
+        """End the pass without waiting: safe from a finalizer, in any thread. In a forked child: nothing."""
+        if os.getpid() != self._pid:
+            return
+        self._ring.cancel()
+        self._feeder.stop()
+        self._pool.shutdown(wait=False)
+        if self._stop is None:
+            self._stop = perf_counter()
+
+    def close(self) -> None:
+        """End the pass and join our threads, but for those inside the caller's code."""
+        was_finished = self.is_finished
+        self.cancel()
+        self._pool.shutdown(wait=True)
+        join_unless(self._feeder.threads, self._feeder.in_caller_code)
+        if self._trace is not None and not was_finished:
+            self._trace.write()
+
+    def stats(self) -> Stats:
+        """The counters so far."""
+        ring = self._ring
+        return Stats(
+            elapsed_s=(self._stop or perf_counter()) - self._start,
+            blocked_take_s=ring.blocked_take_s,
+            blocked_claim_s=ring.blocked_claim_s,
+            stage_s=self._clock.totals(),
+            num_workers=self._limits.num_workers,
+            num_batches=self._num_batches,
+            num_rows=self._num_rows,
+            num_tokens=self._num_tokens,
+            num_padded_tokens=self._num_padded_tokens,
+            num_failed=self._feeder.num_failed,
+            num_retries=self._feeder.num_retries,
+            num_abandoned=self._pool.num_abandoned,
+            num_slots_allocated=self._staging.num_allocated,
+            mean_ready=ring.occupancy_sum / ring.takes if ring.takes else 0.0,
+            is_async_load=self._is_async,
+        )
+
+
+class Keys:
+    """The caller's keys; a one-shot iterator can be read once."""
+
+    def __init__(self, keys: Iterable[Any]) -> None:
+        if not isinstance(keys, Iterable):
+            raise ConfigError(
+                f"source: with load= it must be an iterable of keys, not {type(keys).__name__}."
+            )
+        self._keys = keys
+        self._is_used = False
+
+    def start(self) -> Iterator[Any]:
+        """Begin a pass."""
+        iterator = iter(self._keys)
+        if self._is_used and iterator is self._keys:
+            raise SourceExhaustedError(
+                "the source is an iterator and was read already; pass a list, or a new one."
+            )
+        self._is_used = True
+        return iterator
+
+
+def _make_staging(settings: Settings) -> Staging:
+    num_bytes = slot_bytes(len(_input_names(settings)), -(-settings.max_batch_tokens // 8) * 8)
+    return Staging(settings.device, num_bytes, settings.batches_ahead + 2)
+
+
+def make_source(settings: Settings) -> Source:
+    """The source that holds rows."""
+    return as_source(
+        settings.source,
+        text_column=settings.text_column,
+        pair_column=settings.pair_column,
+        keep=settings.keep,
+        max_row_bytes=settings.max_row_bytes,
+        ids=settings.tokenizer is None,
+        # A live source must not have a row wait for the next one to fill a chunk.
+        most_rows=MOST_ROWS if settings.limits.max_wait is None else 1,
+    )
+
+
+def _make_encoder(settings: Settings, columns: PairColumn) -> Encoder:
+    return Encoder(
+        settings.tokenizer,
+        columns=columns,
+        text_column=settings.text_column,
+        keep=settings.keep,
+        max_length=settings.max_length,
+        stride=settings.stride,
+        truncation=settings.truncation,
+        prompt=settings.prompt,
+        max_job_rows=settings.limits.rows_ahead,
+    )
+
+
+def _make_collator(settings: Settings, staging: Staging, clock: Clock) -> Collator:
+    tokenizer = settings.tokenizer
+    return Collator(
+        staging,
+        clock,
+        input_names=_input_names(settings),
+        pad_id=tokenizer.pad_id if tokenizer is not None else 0,
+        pad_type_id=tokenizer.pad_type_id if tokenizer is not None else 0,
+        pad_left=settings.is_left_padded,
+        max_length=settings.max_length,
+        collate=settings.collate,
+    )
+
+
+def _make_planner(settings: Settings) -> WindowPlanner:
+    return WindowPlanner(
+        window_rows=settings.limits.window_rows,
+        # A durable unit must give the same batches when it is redone alone.
+        ramp=not isinstance(settings.source, UnitSource),
+        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_rows=settings.max_batch_rows,
+        # Half of the bound for the open window, half for what is read and not in it.
+        max_window_bytes=max(1, settings.limits.max_buffered_bytes // 2),
+        on_error=settings.limits.on_error,
+    )
+
+
+def make_row_reader(settings: Settings) -> RowReader:
+    """What reads rows that ``load`` returned."""
+    return RowReader(
+        settings.text_column,
+        settings.pair_column,
+        settings.keep,
+        settings.max_row_bytes,
+        settings.tokenizer is None,
+    )
+
+
+def _make_loader(
+    settings: Settings, pool: WorkerPool, clock: Clock, *, is_async: bool, name: str
+) -> Callable[[Callable[[Any], None]], FunctionLoader | CoroutineLoader] | None:
+    load = settings.load
+    if load is None:
+        return None
+    retries, timeout = settings.retries, settings.timeout
+    if is_async:
+        return lambda finished: CoroutineLoader(
+            load, finished, clock, retries=retries, timeout=timeout, name=name
+        )
+    return lambda finished: FunctionLoader(load, pool, finished, clock, retries=retries, timeout=timeout)
+
+
+def _input_names(settings: Settings) -> tuple[str, ...]:
+    wanted = settings.tokenizer.model_input_names if settings.tokenizer is not None else KNOWN_INPUTS[:2]
+    unknown = [name for name in wanted if name not in KNOWN_INPUTS]
+    if unknown and settings.collate is None:
+        raise ConfigError(
+            f"the tokenizer's model_input_names holds {unknown[0]!r}; it may hold any of "
+            f"{', '.join(KNOWN_INPUTS)}. Build others in collate=."
+        )
+    return tuple(name for name in wanted if name in KNOWN_INPUTS)
+
+
+def _enter_device(device: torch.device) -> None:
+    """A new thread sits on CUDA device 0 and would make a context there."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.set_device(device)
+
+
+def check_process(pid: int) -> None:
+    """Refuse use in a forked child.
+
+    Raises:
+        ForkedError: This is not the process that made the object.
+    """
+    if os.getpid() != pid:
+        raise ForkedError(
+            "this Prefetcher was made before a fork and its threads live in the parent; make a new one."
+        )
+
+
+@cache
+def _hook_exit() -> None:
+    """Have live passes end before the interpreter does: a thread that wakes in C++ later aborts it.
+
+    ``threading._register_atexit`` runs before threads are joined; ``concurrent.futures`` uses it too.
+    """
+    threading._register_atexit(_close_live)  # type: ignore[attr-defined]
+
+
+def _close_live() -> None:
+    for current in list(_live):
+        with suppress(Exception):
+            if current._pid == os.getpid():
+                current.close()
