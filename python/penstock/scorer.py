@@ -130,6 +130,7 @@ def score(
 
     Example:
         >>> import json, pathlib, tempfile
+        >>> import penstock
         >>> from penstock.demo import MODEL
         >>> folder = pathlib.Path(tempfile.mkdtemp())
         >>> _ = (folder / "rows.jsonl").write_text(json.dumps({"text": "The sea was calm."}))
@@ -217,6 +218,7 @@ def stream(
         An iterator. Closing or dropping it ends its threads.
 
     Example:
+        >>> import penstock
         >>> from penstock.demo import MODEL
         >>> [row["num_tokens"] for row in penstock.stream(["", "The sea"], model=MODEL, task="perplexity")]
         [0, 2]

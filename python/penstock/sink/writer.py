@@ -37,7 +37,7 @@ class Sink:
         >>> from penstock.sources import plan_units
         >>> home = tempfile.TemporaryDirectory()
         >>> folder = pathlib.Path(home.name)
-        >>> _ = (folder / "in.jsonl").write_text('{"text": "a"}\\n{"text": "b"}\\n')
+        >>> _ = (folder / "in.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
         >>> plan = plan_units(folder / "in.jsonl")
         >>> with Sink.open(folder / "out", plan.to_json(), {"model": "tiny"}) as sink:
         ...     sink.write(plan.units[0], pa.table({"score": [0.5, 0.25]}))

@@ -105,15 +105,26 @@ class RowReader:
             return
 
     def _arrays(
-        self, rows: Sequence[object], place: str, numbers: Rows
+        self, rows: Sequence[Any], place: str, numbers: Rows
     ) -> tuple[list[pa.Array], dict[int, Exception]]:
-        columns = self.columns
-        kinds = set(map(type, rows))
-        if kinds == {str} and columns.names == (columns.text,) and not columns.ids:
-            array = _plain_array(rows, columns)  # the good case: one pass in Arrow
-            if array is not None:
-                return [array], {}
         failures: dict[int, Exception] = {}
+        arrays = _plain_texts(rows, self.columns)  # the good case: one pass in Arrow
+        if arrays is None:
+            arrays = self._texts(rows, place, numbers, failures)
+        for name, column in self._kept.items():
+            values = [row.get(name) if isinstance(row, Mapping) else None for row in rows]
+            array, misfits = column.convert(values)
+            arrays.append(array)
+            for row, reason in misfits.items():
+                error = RowError(f"kept column {name!r}: {reason}", place=place, row=int(numbers[row]) + 1)
+                failures.setdefault(row, error)
+        return arrays, failures
+
+    def _texts(
+        self, rows: Sequence[Any], place: str, numbers: Rows, failures: dict[int, Exception]
+    ) -> list[pa.Array]:
+        """The text columns, row by row; what cannot be used is null and added to ``failures``."""
+        columns = self.columns
         texts: list[list[Any]] = [[] for _ in columns.texts]
         for row, value in enumerate(rows):
             found = self._texts_of(value)
@@ -126,15 +137,7 @@ class RowReader:
                 found = [None] * len(texts)
             for cells, text in zip(texts, found, strict=True):
                 cells.append(text)
-        arrays = [pa.array(cells, type=columns.text_type) for cells in texts]
-        for name, column in self._kept.items():
-            values = [row.get(name) if isinstance(row, Mapping) else None for row in rows]
-            array, misfits = column.convert(values)
-            arrays.append(array)
-            for row, reason in misfits.items():
-                error = RowError(f"kept column {name!r}: {reason}", place=place, row=int(numbers[row]) + 1)
-                failures.setdefault(row, error)
-        return arrays, failures
+        return [pa.array(cells, type=columns.text_type) for cells in texts]
 
     def _texts_of(self, row: object) -> list[Any] | str:
         """The texts of one row, or the reason why there are none."""
@@ -259,15 +262,30 @@ def _groups(iterator: Iterator[object], most_rows: int) -> Iterator[tuple[list[o
             rows, held = [], 0
 
 
-def _plain_array(rows: Sequence[Any], columns: Columns) -> pa.Array | None:
-    """All-string rows as an array; None if one is too large or not valid Unicode."""
-    if 4 * max(map(len, rows)) > columns.max_row_bytes:  # a character is at most 4 bytes
+def _plain_texts(rows: Sequence[Any], columns: Columns) -> list[pa.Array] | None:
+    """The text columns of rows that are all of one kind; None if any is not, or is too large."""
+    kinds = set(map(type, rows))
+    cells: list[Sequence[Any]]
+    if columns.ids:
+        return None
+    if kinds == {str} and columns.pair is None:
+        cells = [rows]
+    elif kinds == {tuple} and columns.pair is not None and set(map(len, rows)) == {2}:
+        cells = list(zip(*rows, strict=True))
+    elif kinds == {dict}:
+        cells = [[row.get(name) for row in rows] for name in columns.texts]
+    else:
+        return None
+    if any(set(map(type, column)) != {str} for column in cells):
+        return None
+    longest = sum(max(map(len, column)) for column in cells)
+    if 4 * longest > columns.max_row_bytes:  # a character is at most 4 bytes
         return None
     try:
-        array = pa.array(rows, type=pa.string())
+        arrays = [pa.array(column, type=pa.string()) for column in cells]
     except (UnicodeEncodeError, pa.ArrowException):
         return None
-    return None if isinstance(array, pa.ChunkedArray) else array
+    return None if any(isinstance(array, pa.ChunkedArray) for array in arrays) else arrays
 
 
 def _is_pair(row: object) -> bool:
