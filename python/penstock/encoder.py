@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.errors import RowError
 from penstock.sources.chunk import value_bytes
 from penstock.windows import Rows
 
@@ -111,7 +112,7 @@ class Encoder:
                 row=np.arange(num_rows) if ragged.row_of is None else ragged.row_of,
                 index=np.empty(0, np.int64),
                 text_bytes=text_bytes,
-                failures=dict(failures),
+                failures={at: _placed(error, chunk, at) for at, error in failures.items()},
                 type_ids=ragged.type_ids,
                 first_scored=ragged.first_scored,
                 num_bytes=ragged.num_bytes,
@@ -141,6 +142,13 @@ class Encoder:
             begins = np.concatenate([[0], np.cumsum(keep)])
         empty = np.empty(0, np.int64)
         return Rows(ids=ids, offsets=begins, row=np.arange(len(lengths)), index=empty, text_bytes=text_bytes)
+
+
+def _placed(error: BaseException, chunk: Chunk, at: int) -> BaseException:
+    """The tokenizer counts rows within a job; the reader of its message counts them in the file."""
+    if not isinstance(error, RowError):
+        return error
+    return type(error)(error.reason, place=chunk.place, row=chunk.first_row + at + 1)
 
 
 def _filled(column: pa.Array) -> pa.Array:

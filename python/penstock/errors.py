@@ -10,7 +10,8 @@
     │   └── SourceExhaustedError          an iterator was already used up
     ├── RowError                          one row cannot be used; its neighbours are untouched
     │   ├── RowTooLargeError              over ``max_row_bytes``
-    │   └── LoadTimeoutError (TimeoutError)   one ``load`` call took longer than ``timeout``
+    │   ├── LoadTimeoutError (TimeoutError)   one ``load`` call took longer than ``timeout``
+    │   └── RowTokenizerError (TokenizerError, ValueError)   a row cannot be tokenized
     ├── TokenizerError                    a tokenizer file is damaged or not supported
     ├── ModelError                        a model cannot be loaded, or not for this task
     ├── OutputError                       the output folder cannot be written or trusted
@@ -83,6 +84,10 @@ class LoadTimeoutError(RowError, TimeoutError):
 
 class TokenizerError(PenstockError):
     """A tokenizer file is damaged or not supported; the message says where."""
+
+
+class RowTokenizerError(RowError, TokenizerError, ValueError):
+    """One row cannot be tokenized; its neighbours are untouched."""
 
 
 class ModelError(PenstockError):

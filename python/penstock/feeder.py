@@ -155,7 +155,7 @@ class Feeder:
     @property
     def num_retries(self) -> int:
         """Loads that were tried again."""
-        return getattr(self._loader, "num_retries", 0)
+        return self._loader.num_retries if self._loader is not None else 0
 
     # --- in the reader's thread --------------------------------------------------------------------------
 

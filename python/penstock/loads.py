@@ -66,6 +66,10 @@ class Loader(Protocol):
     timeout: float | None
     """Seconds after which ``overdue`` must be asked; None: never."""
 
+    @property
+    def num_retries(self) -> int:
+        """Attempts after the first."""
+
     def start(self, load: Load) -> None:
         """Begin. Never blocks."""
 
@@ -99,7 +103,12 @@ class FunctionLoader:
     ) -> None:
         self._load, self._pool, self._finished, self._clock = load, pool, finished, clock
         self._retries, self.timeout = retries, timeout
-        self.num_retries = 0
+        self._retried: list[int] = []  # appending is atomic; adding is not
+
+    @property
+    def num_retries(self) -> int:
+        """Attempts after the first."""
+        return len(self._retried)
 
     def start(self, load: Load) -> None:
         """Queue the call for a worker. Never blocks."""
@@ -129,7 +138,7 @@ class FunctionLoader:
             if not isinstance(load.error, Exception) or load.attempt >= self._retries:
                 break
             load.attempt, load.error = load.attempt + 1, None
-            self.num_retries += 1
+            self._retried.append(load.index)
         if not load.finish():
             raise WorkerAbandoned
         self._finished(load)
@@ -152,11 +161,16 @@ class CoroutineLoader:
     ) -> None:
         self._load, self._finished, self._clock = load, finished, clock
         self._retries, self._seconds = retries, timeout
-        self.num_retries = 0
+        self._retried: list[int] = []  # appending is atomic; adding is not
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._serve, name=f"{name}-loads", daemon=True)
         self._thread.start()
+
+    @property
+    def num_retries(self) -> int:
+        """Attempts after the first."""
+        return len(self._retried)
 
     def start(self, load: Load) -> None:
         """Schedule the coroutine. Never blocks."""
@@ -212,7 +226,7 @@ class CoroutineLoader:
             if is_final or isinstance(load.error, LoadTimeoutError) or load.attempt >= self._retries:
                 break
             load.attempt, load.error = load.attempt + 1, None
-            self.num_retries += 1
+            self._retried.append(load.index)
         self._finished(load)
 
 

@@ -165,6 +165,8 @@ def score(
     scoring = Scoring.set_up(model, task, tokenizer, options)
     scoring.check_columns(kept)
     loaded = time.perf_counter()
+    columns = {"text_column": text_column, "pair_column": pair_column, "keep": kept, "on_error": on_error}
+    scoring.prefetcher(UnitSource(plan), **columns)  # its arguments are checked before a folder is made
     with Sink.open(output, plan.to_json(), scoring.fingerprint(plan, on_error), format=format) as sink:
         skipped = [unit for unit in plan.units if unit.id in sink.finished]
         todo = {unit.id: unit for unit in plan.units if unit.id not in sink.finished}
@@ -173,9 +175,7 @@ def score(
         )
         num_errors = 0
         source = UnitSource(plan, finished=sink.finished)
-        with scoring.prefetcher(
-            source, text_column=text_column, pair_column=pair_column, keep=kept, on_error=on_error
-        ) as batches:
+        with scoring.prefetcher(source, **columns) as batches:
             for unit, table, splits in scored_units(scoring, batches, todo, partial(reporter.count, batches)):
                 num_errors += table.num_rows - table.column("error").null_count
                 sink.write(unit, table, splits=splits)

@@ -11,11 +11,11 @@ import tokenizers
 
 from penstock.errors import ConfigError
 from penstock.ragged import Ragged
-from penstock.tokenizer_engine import RowTokenizerError, Texts, TokenizersEngine
+from penstock.tokenizer_engine import Texts, TokenizersEngine
 from penstock.tokenizer_files import Found, Settings, find, parse
 from penstock.tokenizer_layout import Frame, Layout
 
-__all__ = ["Ragged", "RowTokenizerError", "Tokenizer"]
+__all__ = ["Ragged", "Tokenizer"]
 
 
 class _Begin(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import ConfigError, RowError, TokenizerError
+from penstock.errors import ConfigError, RowTokenizerError, TokenizerError
 from penstock.tokenizer_files import PASSES
 from penstock.tokenizer_layout import Frame, Layout, Spans, emptied
 
@@ -30,10 +30,6 @@ BLOCK_ROWS = 1024
 BLOCK_CHARACTERS = 1 << 20
 HEAD_CHARACTERS = 64
 PROBES = ("a", "1", ".", "the", "一")
-
-
-class RowTokenizerError(RowError, TokenizerError, ValueError):
-    """This row cannot be tokenized; its neighbours are untouched."""
 
 
 class TokenizersEngine:

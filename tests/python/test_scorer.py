@@ -283,6 +283,10 @@ def test_wrong_calls_are_refused_by_name(tiny_gpt2: Path, tmp_path: Path) -> Non
         penstock.score(path, max_wait=1.0, **good)
     with pytest.raises(ConfigError, match="poolin"):
         penstock.score(path, poolin="mean", **good)
+    with pytest.raises(ConfigError, match="max_batch_rows=0"):
+        penstock.score(path, max_batch_rows=0, **good)
+    with pytest.raises(ConfigError, match="'classify' has no option 'stride'"):
+        penstock.score(path, stride=4, **(good | {"task": "classify"}))
     with pytest.raises(ConfigError, match="load"):
         penstock.score(path, load=len, **good)
     with pytest.raises(ConfigError, match="logprob"):

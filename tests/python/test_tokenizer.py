@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import tokenizers
 
-from penstock.errors import ConfigError, RowError, TokenizerError
-from penstock.tokenizer import Ragged, RowTokenizerError, Tokenizer
+from penstock.errors import ConfigError, RowError, RowTokenizerError, TokenizerError
+from penstock.tokenizer import Ragged, Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -273,7 +273,7 @@ def file_of_rows(draw: st.DrawFn) -> tuple[str, bytes]:
     return format, content
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     contents=st.lists(file_of_rows(), min_size=1, max_size=4),
     unit_rows=st.integers(1, 9),

@@ -54,7 +54,7 @@ def _run(end: Ending, output: Path | None, *, quiet: bool) -> Run:
     from penstock.demo import CORPUS, MODEL
 
     options = {"model": MODEL, "task": "perplexity", "keep": ["id", "kind"], "device": "cpu"}
-    options |= {"max_batch_tokens": 8_192, "max_batch_rows": 32}
+    options |= {"max_batch_tokens": 4_096}
     if output is not None:
         return scored(end, [str(CORPUS)], options | {"output": output}, quiet=quiet)
     number = 1

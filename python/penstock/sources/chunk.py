@@ -194,6 +194,11 @@ def value_bytes(array: pa.Array) -> Rows:
     return np.asarray(lengths.fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
+def without_rows(array: pa.Array, mask: npt.NDArray[np.bool_]) -> pa.Array:
+    """A copy of the array that is null where ``mask`` is true; works for every type."""
+    return array.take(pa.array(np.arange(len(array)), mask=mask))
+
+
 def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """One record batch from many, widening kept columns where their types grew.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def _opened(file: InputFile, columns: Columns) -> Iterator[RowFile]:
     """The file as rows, by its format and, for Arrow, its first bytes."""
-    with file.open() as raw:
+    with contextlib.ExitStack() as stack:
+        raw: Any = stack.enter_context(file.open())
         front = raw.read(6)
         raw.seek(0)
         if not front:
             raise SourceError(f"{file.path}: the file is empty, not even a schema is in it; write it again")
-        source = raw if is_url(file.path) else pa.OSFile(file.path)
+        if not is_url(file.path):  # Arrow reads a local file without asking Python for the bytes
+            raw = stack.enter_context(pa.OSFile(file.path))
         if file.format == "parquet":
-            yield ParquetRows(file, columns, source)
+            yield ParquetRows(file, columns, raw)
         elif front == b"ARROW1":
-            yield ArrowFileRows(file, columns, source)
+            yield ArrowFileRows(file, columns, raw)
         else:
-            yield ArrowStreamRows(file, columns, source)
+            yield ArrowStreamRows(file, columns, raw)
 
 
 def head(file: InputFile, columns: Columns) -> dict[str, pa.DataType]:

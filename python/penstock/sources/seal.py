@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.errors import RowError, RowTooLargeError
-from penstock.sources.chunk import Chunk, Columns, Rows, row_bytes
+from penstock.sources.chunk import Chunk, Columns, Rows, row_bytes, without_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -165,7 +165,7 @@ def _without_text(
         if rows:
             mask = np.zeros(batch.num_rows, bool)
             mask[rows] = True
-            array = pc.if_else(pa.array(mask), pa.scalar(None, array.type), array)
+            array = without_rows(array, mask)
         arrays.append(array)
     return pa.record_batch(arrays, schema=batch.schema)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
-from typing_extensions import Self
 
 from penstock.errors import SourceError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from penstock.sources.paths import InputFile
 

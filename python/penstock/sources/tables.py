@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.errors import ConfigError, RowError, SourceError, SourceExhaustedError
-from penstock.sources.chunk import Chunk, Columns, Rows, row_bytes
+from penstock.sources.chunk import Chunk, Columns, Rows, row_bytes, without_rows
 from penstock.sources.seal import seal, too_large
 
 if TYPE_CHECKING:
@@ -264,13 +263,10 @@ def _text_array(array: pa.Array, large: Any, columns: Columns) -> tuple[pa.Array
     """A text column as string (or ids as ``list<int32>``), rows over the limit left null."""
     if columns.ids:
         return _ids_array(array)
+    if large.any():  # first of all: a dictionary may repeat a value that is over the limit many times
+        array = without_rows(array, large)
     if pa.types.is_dictionary(array.type):
-        if large.any():  # never decode a value that is over the limit, however often it is used
-            indices = pc.if_else(pa.array(large), pa.scalar(None, array.indices.type), array.indices)
-            array = pa.DictionaryArray.from_arrays(indices, array.dictionary)
         array = array.dictionary_decode()
-    elif large.any():
-        array = pc.if_else(pa.array(large), pa.scalar(None, array.type), array)
     return array.cast(pa.string()), {}
 
 

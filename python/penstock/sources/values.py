@@ -46,6 +46,10 @@ def num_bytes(value: object) -> int:
     """Bytes of text in a row, near enough to bound memory: exact for text that is not ASCII too."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, (int, float)):
+        return 8
+    if isinstance(value, dict):  # before Mapping, whose check is slow
+        return sum(map(num_bytes, value.values()))
     if isinstance(value, np.ndarray):
         return int(value.nbytes)
     if isinstance(value, (bytes, bytearray)):
