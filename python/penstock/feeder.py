@@ -99,7 +99,7 @@ class Feeder:
         self._encoder, self._collator, self._planner = encoder, collator, planner
         self._row_reader = row_reader
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._gate = Gate(max(limits.rows_ahead, 1), limits.max_buffered_bytes // 2)
+        self._gate = Gate(limits.rows_ahead, max(1, limits.max_buffered_bytes // 2))
         self._loader = make_loader(self._load_finished) if make_loader is not None else None
         self._backlog: deque[Any] = deque()  # read and not started: keys with their index, or jobs
         self._entries: deque[Entry] = deque()  # started and not planned, in input order

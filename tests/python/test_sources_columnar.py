@@ -188,6 +188,16 @@ def test_a_parquet_footer_that_is_cut_off_is_a_source_error(tmp_path: Path) -> N
             attempt(path)
 
 
+def test_a_footer_that_cannot_be_believed_is_a_source_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(TABLE, path)
+    content = path.read_bytes()
+    for name in (b"text", b"id"):
+        path.write_bytes(content.replace(name, b"\xff" * len(name)))
+        with pytest.raises(SourceError, match=r"a\.parquet: "):
+            read(path)
+
+
 def test_a_few_bytes_that_stand_for_gigabytes_are_read_in_bounded_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +268,14 @@ def test_offsets_outside_their_buffer_never_reach_the_text(tmp_path: Path) -> No
     rows = read(path)
     assert [row.values[0] for row in rows] == [None]
     assert "the Arrow stream is damaged" in (rows[0].failure or "")
+
+
+def test_invalid_utf8_in_a_kept_string_view_fails_the_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    values = [b"fine", b"a long value that is not UTF-8: \xff", b"fine too"]
+    kept = pa.array(values, pa.binary_view()).view(pa.string_view())
+    write_ipc_file(pa.table({"text": ["a", "b", "c"], "k": kept}), path)
+    assert [row.values for row in read(path, keep=["k"])] == [("a", "fine"), (None, None), ("c", "fine too")]
 
 
 @given(

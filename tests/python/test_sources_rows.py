@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import MissingColumnError, RowError, SourceExhaustedError
+from penstock.errors import ConfigError, MissingColumnError, RowError, SourceExhaustedError
 from penstock.sources import PAIR_COLUMN, RowReader, as_source, concat
 from test_sources import failures, read, rows_of, texts
 
@@ -241,6 +241,10 @@ class TestRowReader:
         assert (chunk.first_index, chunk.place, chunk.first_row) == (10, "keys", 20)
         assert str(chunk.failures[1]) == "keys, row 22: expected a str, a (str, str) or a dict, got int"
         assert isinstance(chunk.failures[1], RowError)
+
+    def test_a_bare_name_is_not_a_list_of_names(self) -> None:
+        with pytest.raises(ConfigError, match="keep must be a list of column names, not 'id'"):
+            RowReader(keep="id")
 
     def test_rows_before_the_first_usable_one_decide_nothing(self) -> None:
         reader = RowReader()

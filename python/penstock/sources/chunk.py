@@ -183,8 +183,11 @@ def value_bytes(array: pa.Array) -> Rows:
         indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
         sizes = each[indices] if len(each) else np.zeros(len(array), np.int64)
         return np.where(array.is_valid().to_numpy(zero_copy_only=False), sizes, 0)
-    if pa.types.is_null(kind):
+    if pa.types.is_null(kind) or not len(array):
         return np.zeros(len(array), np.int64)
+    if pa.types.is_string(kind) and not array.null_count:  # the good case, without a detour over Arrow
+        offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+        return np.diff(offsets).astype(np.int64)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         lengths = pc.binary_length(array)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -195,8 +198,12 @@ def value_bytes(array: pa.Array) -> Rows:
 
 
 def without_rows(array: pa.Array, mask: npt.NDArray[np.bool_]) -> pa.Array:
-    """A copy of the array that is null where ``mask`` is true; works for every type."""
-    return array.take(pa.array(np.arange(len(array)), mask=mask))
+    """A copy of the array that is null where ``mask`` is true, and holds nothing that is not in it."""
+    indices = pa.array(np.arange(len(array)), mask=mask)
+    try:
+        return array.take(indices)
+    except pa.ArrowNotImplementedError:  # string views cannot be taken from
+        return array.cast(pa.large_string()).take(indices).cast(array.type)
 
 
 def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

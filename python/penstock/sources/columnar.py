@@ -33,15 +33,16 @@ def _opened(file: InputFile, columns: Columns) -> Iterator[RowFile]:
             raise SourceError(f"{file.path}: the file is empty, not even a schema is in it; write it again")
         if not is_url(file.path):  # Arrow reads a local file without asking Python for the bytes
             raw = stack.enter_context(pa.OSFile(file.path))
-        if file.format == "parquet":
-            yield ParquetRows(file, columns, raw)
-        elif front == b"ARROW1":
-            yield ArrowFileRows(file, columns, raw)
-        else:
-            yield ArrowStreamRows(file, columns, raw)
+        kind: Any = ParquetRows if file.format == "parquet" else ArrowStreamRows
+        if kind is ArrowStreamRows and front == b"ARROW1":
+            kind = ArrowFileRows
+        try:
+            yield kind(file, columns, raw)
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # such as names that are not UTF-8
+            raise SourceError(f"{file.path}: cannot be read: {error}") from error
 
 
-def head(file: InputFile, columns: Columns) -> dict[str, pa.DataType]:
+def head(file: InputFile, columns: Columns, _typed: bool = True) -> dict[str, pa.DataType]:
     """Check the schema; the types of the kept columns.
 
     Raises:

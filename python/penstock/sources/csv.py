@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from penstock.sources.paths import InputFile, Span
 
 
-def head(file: InputFile, columns: Columns) -> dict[str, pa.DataType] | None:
+def head(file: InputFile, columns: Columns, _typed: bool = True) -> dict[str, pa.DataType] | None:
     """Check the header.
 
     Returns:

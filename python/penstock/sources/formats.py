@@ -20,12 +20,13 @@ class Format(NamedTuple):
     """How files of one format are read.
 
     Attributes:
-        head: Checks the wanted columns; the types of the kept ones, or None if the file shows none.
+        head: Checks the wanted columns; the types of the kept ones, or None if the file shows none. With
+            False they may be those of the first few rows.
         scan: Where its rows are, for the planner.
         read: The rows of some spans, in one pass; chunks carry the unit of their span.
     """
 
-    head: Callable[[InputFile, Columns], dict[str, pa.DataType] | None]
+    head: Callable[[InputFile, Columns, bool], dict[str, pa.DataType] | None]
     scan: Callable[[InputFile, Columns], Iterator[Extent]]
     read: Callable[[InputFile, Columns, pa.Schema, Iterable[Span]], Iterator[Chunk]]
 
@@ -48,7 +49,7 @@ def resolve(files: Iterable[InputFile], columns: Columns) -> pa.Schema:
         MissingColumnError: A file that was looked at does not have a wanted column.
     """
     for file in files:
-        kept = FORMATS[file.format].head(file, columns)
+        kept = FORMATS[file.format].head(file, columns, True)
         if kept is not None:
             return columns.schema(kept)
     return columns.schema({})
@@ -82,7 +83,7 @@ class FileSource:
         index = 0
         for file in self.files:
             form = FORMATS[file.format]
-            form.head(file, self.columns)
+            form.head(file, self.columns, False)
             for chunk in form.read(file, self.columns, self._schema, [Span()]):
                 chunk.first_index = index
                 index += len(chunk)

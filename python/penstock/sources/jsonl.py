@@ -24,7 +24,7 @@ import pyarrow.json
 from penstock.errors import RowError, SourceError
 from penstock.sources.kept import KeptColumn, holds_struct, settled
 from penstock.sources.lines import Block, Extent, LineReader, read_blocks, scan_blocks, without_return
-from penstock.sources.seal import is_utf8, rows_where, seal, utf8_reason
+from penstock.sources.seal import is_utf8, null_rows, seal, utf8_reason
 from penstock.sources.streams import BrokenStream, ByteStream
 from penstock.sources.values import checked_ids, checked_text
 
@@ -37,8 +37,13 @@ if TYPE_CHECKING:
 _OPEN, _CLOSE = b"{}"
 
 
-def head(file: InputFile, columns: Columns) -> dict[str, pa.DataType] | None:
+def head(file: InputFile, columns: Columns, typed: bool = True) -> dict[str, pa.DataType] | None:
     """Look at the first block: are the wanted columns there, and of which type are the kept ones?
+
+    Args:
+        file: The file.
+        columns: What is wanted.
+        typed: False if the types do not matter: then the first rows are mostly enough.
 
     Returns:
         The types of the kept columns, or None if the block has no usable row.
@@ -60,7 +65,7 @@ def head(file: InputFile, columns: Columns) -> dict[str, pa.DataType] | None:
         seen.update(dict.fromkeys(found))
         for name, column in values.items():
             column.append(found.get(name))
-        if not values and all(name in seen for name in columns.names):
+        if not (typed and values) and all(name in seen for name in columns.names):
             break
     if block is not None and _opens_array(_line(block, 0), objects):
         raise SourceError(
@@ -128,7 +133,7 @@ class _Decoder:
             return self._decode_lines(block)
         failures: dict[int, Exception] = {}
         for name in self._columns.texts:
-            for row in rows_where(batch.column(name).is_null()):  # only its line tells null from missing
+            for row in null_rows(batch.column(name)):  # only its line tells null from missing
                 _, reason = self._cells(_line(block, row))
                 failures[row] = self._error(block, row, reason)
         return seal(batch, self._columns, self._place, block.numbers, failures)

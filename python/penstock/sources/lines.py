@@ -90,6 +90,7 @@ class LineReader:
     place: str
     columns: Columns
     blank_rows: bool
+    _is_end: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     def blocks(self, stream: ByteStream, number: int, stop: int | None) -> Iterator[Block]:
         """The lines from where the stream is, up to the offset ``stop`` or the end.
@@ -124,7 +125,11 @@ class LineReader:
     def block(self, data: bytes, offset: int, number: int) -> Block:
         """The lines in ``data``, which begins at ``offset`` in the file."""
         array = np.frombuffer(data, np.uint8)
-        ends = np.flatnonzero(array == _NEWLINE)
+        if len(self._is_end) < len(array):  # kept from block to block: fresh memory costs more than the scan
+            self._is_end = np.empty(len(array), np.bool_)
+        is_end = self._is_end[: len(array)]
+        np.equal(array, _NEWLINE, out=is_end)
+        ends = np.flatnonzero(is_end)
         stops = ends + 1
         if not len(stops) or stops[-1] != len(data):
             ends = np.append(ends, len(data))

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _CELL_ROWS = 1024
 _CELL_BYTES = 4 << 20
-_LARGEST_CELL_BYTES = 256 << 20
+_LARGEST_CELL_BYTES = 512 << 20
+_FEWEST_CELL_ROWS = 128
 _BUFFER_BYTES = 1 << 20
 
 
@@ -46,6 +47,8 @@ class ParquetRows:
         self.schema = self._parquet.schema_arrow
         metadata = self._parquet.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
+            raise SourceError(f"{file.path}: not a whole Parquet file: its footer contradicts itself")
         self._firsts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)))
 
     def _open(self, **options: Any) -> pyarrow.parquet.ParquetFile:
@@ -78,8 +81,9 @@ class ParquetRows:
             except (pa.ArrowException, OSError) as error:
                 raise_unless_damage(error, self._file)
                 reason = str(error)
-            if first < stop:
-                yield Piece(first, stop - first, None, f"row group {group} is damaged: {reason}")
+            for start in range(first, stop, _CELL_ROWS):
+                rows = min(stop - start, _CELL_ROWS)
+                yield Piece(start, rows, None, f"row group {group} is damaged: {reason}")
 
     def extents(self) -> Iterator[Extent]:
         """The rows of each row group, with the mean size of its texts."""
@@ -87,41 +91,44 @@ class ParquetRows:
             first, stop = int(self._firsts[group]), int(self._firsts[group + 1])
             if first < stop:
                 numbers = np.arange(first + 1, stop + 1, dtype=np.int64)
-                sizes = np.full(stop - first, self._mean_bytes(group, self._columns.texts), np.int64)
+                sizes = np.full(stop - first, self._mean_text_bytes(group), np.int64)
                 yield Extent(sizes, numbers, numbers)
 
-    def _chunks_of(self, group: int, names: tuple[str, ...]) -> list[Any]:
-        """The metadata of the column chunks (leaves) of some columns."""
+    def _mean_text_bytes(self, group: int) -> int:
         row_group = self._parquet.metadata.row_group(group)
-        chunks = [row_group.column(place) for place in range(row_group.num_columns)]
-        return [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
-
-    def _mean_bytes(self, group: int, names: tuple[str, ...]) -> int:
-        num_rows = int(self._firsts[group + 1] - self._firsts[group])
-        total = sum(chunk.total_uncompressed_size for chunk in self._chunks_of(group, names))
-        return -(-int(total) // max(1, num_rows))
+        leaves = self._parquet.schema
+        texts = [leaf for leaf in range(len(leaves)) if leaves.column(leaf).path in self._columns.texts]
+        if self._columns.ids:
+            prefix = f"{self._columns.text}."
+            texts = [leaf for leaf in range(len(leaves)) if leaves.column(leaf).path.startswith(prefix)]
+        total = sum(row_group.column(leaf).total_uncompressed_size for leaf in texts)
+        return -(-int(total) // max(1, int(row_group.num_rows)))
 
     def _cell_rows(self, group: int) -> int:
-        """How many rows to decode at once.
+        """How many rows to decode at once, so that a cell holds about 4 MB, and never over 512 MB.
 
         A dictionary lets a few bytes of file stand for gigabytes of text: 2,000 rows that all point at
-        one value of 1 MB. So where a column chunk has a dictionary, its largest value is looked up
-        first, and cells are cut so that even if every row held it they stay below 256 MB.
+        one value of 1 MB. No value is larger than the row group is, so that a small row group needs no
+        more than small cells. In a large one the largest value of each dictionary is looked up.
         """
-        mean = self._mean_bytes(group, self._columns.names)
-        cell = max(1, min(_CELL_ROWS, _CELL_BYTES // max(1, mean)))
-        chunks = self._chunks_of(group, self._columns.names)
-        flat = [each for each in chunks if each.has_dictionary_page and "." not in each.path_in_schema]
-        flat = [each for each in flat if each.physical_type == "BYTE_ARRAY"]
-        suspects = [
-            each.path_in_schema for each in flat if cell * each.total_uncompressed_size > _LARGEST_CELL_BYTES
-        ]
-        if not suspects:
+        row_group = self._parquet.metadata.row_group(group)
+        size = max(1, int(row_group.total_byte_size))
+        cell = max(1, min(_CELL_ROWS, _CELL_BYTES * max(1, int(row_group.num_rows)) // size))
+        if cell * size <= _LARGEST_CELL_BYTES:
             return cell
+        if size * _FEWEST_CELL_ROWS <= _LARGEST_CELL_BYTES:
+            return _LARGEST_CELL_BYTES // size
+        names = [name for name in self._columns.names if _has_bytes(self.schema.field(name).type)]
         with contextlib.suppress(pa.ArrowException, OSError):
-            encoded = self._open(metadata=self._parquet.metadata, read_dictionary=suspects)
-            batch = next(encoded.iter_batches(1, row_groups=[group], columns=suspects, use_threads=False))
+            encoded = self._open(metadata=self._parquet.metadata, read_dictionary=names)
+            batch = next(encoded.iter_batches(1, row_groups=[group], columns=names, use_threads=False))
             dictionaries = [array.dictionary for array in batch.columns if pa.types.is_dictionary(array.type)]
             largest = sum(int(value_bytes(each).max(initial=0)) for each in dictionaries)
-            cell = max(1, min(cell, _LARGEST_CELL_BYTES // max(1, largest)))
-        return cell
+            return max(1, min(cell, _LARGEST_CELL_BYTES // max(1, largest)))
+        return max(1, _LARGEST_CELL_BYTES // size)
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    """True for a flat column of strings or bytes, which Parquet may hold as a dictionary."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return str(kind) in {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}

@@ -201,8 +201,11 @@ def plan_units(
         raise ConfigError(f"unit_rows and unit_bytes must be at least 1, not {unit_rows} and {unit_bytes}")
     columns = Columns(text_column, pair_column, keep, max_row_bytes, ids)  # type: ignore[arg-type]
     files = expand(paths, format)
-    heads = [FORMATS[file.format].head(file, columns) for file in files]
-    schema = columns.schema(next((kept for kept in heads if kept is not None), {}))
+    kept: dict[str, pa.DataType] | None = None
+    for file in files:
+        found = FORMATS[file.format].head(file, columns, kept is None)
+        kept = found if kept is None else kept
+    schema = columns.schema(kept or {})
     cutter = _Cutter(unit_rows, unit_bytes)
     for file in files:
         cutter.begin(file)

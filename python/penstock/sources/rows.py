@@ -53,7 +53,7 @@ class RowReader:
         max_row_bytes: int = MAX_ROW_BYTES,
         ids: bool = False,
     ) -> None:
-        self.columns = Columns(text_column, pair_column, tuple(keep), max_row_bytes, ids)
+        self.columns = Columns(text_column, pair_column, keep, max_row_bytes, ids)  # type: ignore[arg-type]
         self._kept = {name: KeptColumn() for name in self.columns.kept}
         self._seen_row = False
         self._lock = threading.Lock()

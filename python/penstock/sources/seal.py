@@ -53,12 +53,13 @@ def seal(
         Chunks with ``first_index`` counted from 0 in this batch.
     """
     failures = {} if failures is None else failures
-    damaged = {name: _invalid_text(batch.column(name)) for name in batch.schema.names}
+    invalid = {name: _invalid_text(batch.column(name)) for name in batch.schema.names}
+    damaged = {name: rows for name, rows in invalid.items() if rows is not None}
     for name, rows in damaged.items():
         for row, reason in rows.items():
             failures.setdefault(row, _error(f"column {name!r} holds {reason}", place, numbers, row))
     for name in columns.texts:
-        for row in rows_where(pc.is_null(batch.column(name))):
+        for row in null_rows(batch.column(name)):
             failures.setdefault(row, _error(f"column {name!r} is null", place, numbers, row))
     if columns.ids:
         for row, reason in _invalid_ids(batch.column(columns.text)).items():
@@ -66,7 +67,7 @@ def seal(
     sizes = row_bytes(batch, columns)
     for row in np.flatnonzero(sizes > columns.max_row_bytes).tolist():
         failures.setdefault(row, too_large(int(sizes[row]), columns, place, int(numbers[row])))
-    if failures:
+    if failures or damaged:
         batch = _without_text(batch, columns, damaged, failures)
     return _cut(batch, place, numbers, failures)
 
@@ -99,9 +100,11 @@ def is_utf8(batch: pa.RecordBatch) -> bool:
     return True
 
 
-def rows_where(mask: pa.Array) -> list[int]:
-    """The rows for which a boolean array is true."""
-    rows: list[int] = np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist()
+def null_rows(array: pa.Array) -> list[int]:
+    """The rows that are null."""
+    if not array.null_count:
+        return []
+    rows: list[int] = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)).tolist()
     return rows
 
 
@@ -109,16 +112,20 @@ def _error(reason: str, place: str, numbers: Rows, row: int) -> RowError:
     return RowError(reason, place=place, row=int(numbers[row]) + 1)
 
 
-def _invalid_text(array: pa.Array) -> dict[int, str]:
-    """Rows of a column that hold bytes that are not UTF-8, at any depth, with the reason."""
+def _invalid_text(array: pa.Array) -> dict[int, str] | None:
+    """Rows of a column that hold bytes that are not UTF-8, at any depth, with the reason.
+
+    Returns:
+        None if the column is in order. No rows at all: the bytes belong to rows outside of a slice.
+    """
     if pa.types.is_dictionary(array.type):
-        return {}  # validating the dictionary would blame every row for a value that none may use
+        return None  # validating the dictionary would blame every row for a value that none may use
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
         pass
     else:
-        return {}
+        return None
     rows: dict[int, str] = {}
     if pa.types.is_string(array.type):
         for row, raw in enumerate(array.view(pa.binary()).to_pylist()):
@@ -160,9 +167,9 @@ def _without_text(
     """Null the text of failed rows, and each kept value that could not be decoded."""
     arrays = []
     for name in batch.schema.names:
-        rows = list(failures) if name in columns.texts else list(damaged[name])
         array = batch.column(name)
-        if rows:
+        rows = list(failures) if name in columns.texts else list(damaged.get(name, ()))
+        if rows or name in damaged:
             mask = np.zeros(batch.num_rows, bool)
             mask[rows] = True
             array = without_rows(array, mask)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from penstock.sources.paths import InputFile, Span
 
 
-def head(file: InputFile, columns: Columns) -> dict[str, pa.DataType]:
+def head(file: InputFile, columns: Columns, _typed: bool = True) -> dict[str, pa.DataType]:
     """Check that no more is wanted than text.
 
     Raises:

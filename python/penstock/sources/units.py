@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.errors import ConfigError, SourceError, SourceExhaustedError
 from penstock.sources.formats import FORMATS
@@ -62,9 +62,9 @@ class UnitSource:
                 yield chosen
 
     def _passes(self) -> Iterator[Chunk]:
-        parts = _Parts((unit, segment) for unit in self._wanted() for segment in unit.segments)
+        parts = _Parts(part for unit in self._wanted() for part in _parts_of(unit))
         while parts.next is not None:
-            file = self._files[parts.next[1].path]
+            file = self._files[parts.next.segment.path]
             file.check_unchanged()
             spans = parts.of_file(file)
             for chunk in FORMATS[file.format].read(file, self.plan.columns, self.plan.schema, spans):
@@ -74,14 +74,29 @@ class UnitSource:
                 pass
 
 
+class _Part(NamedTuple):
+    """A segment to read, with its unit and the input index of its first row."""
+
+    unit: int
+    segment: Segment
+    first_index: int
+
+
+def _parts_of(unit: Unit) -> Iterator[_Part]:
+    index = unit.first_index
+    for segment in unit.segments:
+        yield _Part(unit.id, segment, index)
+        index += segment.num_rows
+
+
 class _Parts:
     """The segments to read, asked for one by one, and how many rows of the one at hand were seen.
 
     Attributes:
-        next: The unit and segment at hand; None at the end.
+        next: The segment at hand; None at the end.
     """
 
-    def __init__(self, parts: Iterator[tuple[Unit, Segment]]) -> None:
+    def __init__(self, parts: Iterator[_Part]) -> None:
         self._parts = parts
         self.next = next(parts, None)
         self._seen = 0
@@ -89,13 +104,15 @@ class _Parts:
     def of_file(self, file: InputFile) -> Iterator[Span]:
         """The segments of one file that can be read in one pass, from the one at hand on."""
         reached = 0
-        while self.next is not None and self.next[1].path == file.path and self.next[1].start >= reached:
-            unit, part = self.next
+        while self.next is not None:
+            unit, segment, _ = self.next
+            if segment.path != file.path or segment.start < reached:
+                return
             self._seen = 0
-            yield Span(unit.id, part.start, part.stop, part.first_row, part.num_rows)
-            if self._seen != part.num_rows:
-                raise _changed(part, f"it gave {self._seen:,} rows")
-            reached = part.stop
+            yield Span(unit, segment.start, segment.stop, segment.first_row, segment.num_rows)
+            if self._seen != segment.num_rows:
+                raise _changed(segment, f"it gave {self._seen:,} rows")
+            reached = segment.stop
             self.next = next(self._parts, None)
 
     def count(self, chunk: Chunk) -> None:
@@ -104,17 +121,17 @@ class _Parts:
         Raises:
             SourceError: It brings more rows than were planned.
         """
-        assert self.next is not None
-        unit, part = self.next
-        before = unit.segments[: unit.segments.index(part)]
-        chunk.first_index = unit.first_index + sum(each.num_rows for each in before) + self._seen
+        if self.next is None:
+            raise ValueError("there is no segment at hand")
+        _, segment, first_index = self.next
+        chunk.first_index = first_index + self._seen
         self._seen += len(chunk)
-        if self._seen > part.num_rows:
-            raise _changed(part, "it gave more")
+        if self._seen > segment.num_rows:
+            raise _changed(segment, "it gave more")
 
 
-def _changed(part: Segment, found: str) -> SourceError:
+def _changed(segment: Segment, found: str) -> SourceError:
     return SourceError(
-        f"{part.path}: changed since the plan: {part.num_rows:,} rows were planned from position "
-        f"{part.start:,} to {part.stop:,}, {found}; bring the file back, or start a new output folder"
+        f"{segment.path}: changed since the plan: {segment.num_rows:,} rows were planned from position "
+        f"{segment.start:,} to {segment.stop:,}, {found}; bring the file back, or start a new output folder"
     )
