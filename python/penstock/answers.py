@@ -44,7 +44,7 @@ class _Copying:
     batch: Batch
     counts: dict[str, Array]
     hosts: dict[str, torch.Tensor]
-    done: torch.cuda.Event | None
+    done: list[torch.cuda.Event]
 
 
 class Drain:
@@ -69,7 +69,7 @@ class Drain:
         """
         batch.inputs = {}
         self._pending.append(_Copying(batch, counts, *_to_host(outputs)))
-        while len(self._pending) > COPIES_IN_FLIGHT or (self._pending and self._pending[0].done is None):
+        while len(self._pending) > COPIES_IN_FLIGHT or (self._pending and not self._pending[0].done):
             yield self._next()
 
     def rest(self) -> Iterator[Answered]:
@@ -79,25 +79,33 @@ class Drain:
 
     def _next(self) -> Answered:
         copying = self._pending.popleft()
-        if copying.done is not None:
-            copying.done.synchronize()
+        for event in copying.done:
+            event.synchronize()
         answers = {name: tensor.numpy() for name, tensor in copying.hosts.items()}
         return Answered(copying.batch, {**answers, **copying.counts})
 
 
-def _to_host(outputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.cuda.Event | None]:
+def _to_host(outputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[torch.cuda.Event]]:
+    """Host copies of the answers, and the events after which they may be read: one a device."""
     import torch
 
-    if not any(tensor.is_cuda for tensor in outputs.values()):
-        return outputs, None
     hosts: dict[str, torch.Tensor] = {}
+    devices: set[torch.device] = set()
     for name, tensor in outputs.items():
+        if not tensor.is_cuda:
+            hosts[name] = tensor
+            continue
         # torch caches pinned blocks: after the first batches this allocates nothing.
         hosts[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         hosts[name].copy_(tensor, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return hosts, event
+        devices.add(tensor.device)
+    events = []
+    for device in devices:
+        # The copy ran on the stream of the tensor's device, which need not be the current device.
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(device))
+        events.append(event)
+    return hosts, events
 
 
 class Answers:

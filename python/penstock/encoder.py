@@ -72,7 +72,7 @@ class Encoder:
     def jobs(self, chunk: Chunk) -> Iterator[tuple[Chunk, Array]]:
         """Cut a chunk into jobs, each with the bytes of each row's text (int64[rows])."""
         num_bytes = np.zeros(chunk.batch.num_rows, np.int64)
-        for name in filter(None, (self._text_column, self._columns.pair_column)):
+        for name in filter(None, (self._text_column, self._pair_column(chunk))):
             num_bytes += value_bytes(chunk.batch.column(name))
         ends = np.cumsum(num_bytes)
         start = 0
@@ -101,7 +101,7 @@ class Encoder:
                 text = pc.binary_join_element_wise(
                     pa.scalar(self._prompt, text.type), text, pa.scalar("", text.type)
                 )
-            pair_column = self._columns.pair_column
+            pair_column = self._pair_column(chunk)
             pairs = _filled(chunk.batch.column(pair_column)) if pair_column else None
             ragged, failures = self._tokenizer.encode_rows(
                 text, pairs, max_length=self._max_length, truncation=self._truncation, stride=self._stride
@@ -128,6 +128,24 @@ class Encoder:
             unit=chunk.unit,
         )
 
+    def failed_row(self, index: int, error: BaseException) -> Rows:
+        """A row of which there is nothing but the error."""
+        empty = np.empty(0, np.int64)
+        return Rows(
+            ids=np.empty(0, np.int32),
+            offsets=np.zeros(1, np.int64),
+            row=empty,
+            index=np.array([index]),
+            text_bytes=np.zeros(1, np.int64),
+            failures={0: error},
+            kept=pa.table({name: pa.nulls(1) for name in self._keep}) if self._keep else None,
+        )
+
+    def _pair_column(self, chunk: Chunk) -> str | None:
+        """None also for a chunk that was made before the first pair was seen: all its rows have failed."""
+        name = self._columns.pair_column
+        return name if name in chunk.batch.schema.names else None
+
     def _rows_of_ids(self, chunk: Chunk, text_bytes: Array) -> Rows:
         column = chunk.batch.column(self._text_column)
         column = pc.if_else(pc.is_valid(column), column, pa.scalar([], column.type))
@@ -136,8 +154,9 @@ class Encoder:
         begins = np.concatenate([[0], np.cumsum(lengths)])
         if self._max_length is not None:
             keep = np.minimum(lengths, self._max_length)
+            firsts = begins[:-1] if self._truncation == "right" else begins[1:] - keep
             ids = np.concatenate(
-                [ids[:0], *(ids[b : b + n] for b, n in zip(begins[:-1], keep, strict=True))], dtype=np.int32
+                [ids[:0], *(ids[b : b + n] for b, n in zip(firsts, keep, strict=True))], dtype=np.int32
             )
             begins = np.concatenate([[0], np.cumsum(keep)])
         empty = np.empty(0, np.int64)

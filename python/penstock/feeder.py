@@ -19,7 +19,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import AbandonedWorkersError
 from penstock.loads import Load, Loader
@@ -63,6 +64,7 @@ class Entry:
     error: BaseException | None = None
     load: Load | None = None
     text_bytes: int = 0
+    is_end: bool = False  # the source ended with this error: it comes after every row, in any order
 
     @property
     def is_ready(self) -> bool:
@@ -201,7 +203,7 @@ class Feeder:
 
     def _patience(self) -> float | None:
         """Seconds until something is due by the clock; None: nothing is."""
-        if (self._entries and self._entries[0].is_ready) or (self._is_read and not self._entries):
+        if self._has_ready_entry() or (self._is_read and not self._entries):
             return 0.0
         due: list[float] = []
         now = perf_counter()
@@ -211,7 +213,7 @@ class Feeder:
             due.append(min(started, default=now) + timeout)
         if self._limits.max_wait is not None and self._oldest is not None:
             due.append(self._oldest + self._limits.max_wait)
-        return max(0.001, min(due) - now) if due else None
+        return min(max(0.001, min(due) - now), threading.TIMEOUT_MAX) if due else None
 
     def _source_ended(self, error: BaseException | None) -> None:
         self._is_read = True
@@ -223,7 +225,7 @@ class Feeder:
         while self._backlog and not self._has_failed:
             job = self._backlog[0]
             if isinstance(job, Failure):
-                self._entries.append(Entry(error=job.error))
+                self._entries.append(Entry(error=job.error, is_end=True))
             elif self._loader is not None:
                 if len(self._loads) >= limits.rows_ahead or not self._has_room(1):
                     return
@@ -287,12 +289,9 @@ class Feeder:
             if isinstance(error, NEVER_SWALLOWED):
                 raise error  # noqa: TRY301 - it goes the way of all others
             if error is not None:
-                with_note(error, f"penstock: in load(), row {load.index + 1:,} of the source")
-            chunk = self._row_reader.chunk(
-                [load.row if error is None else ""], load.index, "rows", load.index
-            )
-            if error is not None:
-                chunk.failures = {0: cast("Exception", error)}  # or a panic of native code
+                self._inbox.put(partial(self._entry_ready, entry, self._failed_load(load, error), None))
+                return
+            chunk = self._row_reader.chunk([load.row], load.index, "rows", load.index)
             ((_, text_bytes),) = self._encoder.jobs(chunk)
             entry.text_bytes = int(text_bytes.sum())
             self._gate.add(entry.text_bytes)
@@ -300,6 +299,16 @@ class Feeder:
             self._inbox.put(partial(self._entry_ready, entry, None, caught))
         else:
             self._encode(entry, chunk, text_bytes)
+
+    def _failed_load(self, load: Load, error: BaseException) -> Rows:
+        load.error = None
+        if self._limits.on_error != "raise" and error.__traceback__ is not None:
+            # It may be kept for long, and must not keep what the caller's frames hold. The first is ours.
+            error.__traceback__ = error.__traceback__.tb_next
+            clear_frames(error.__traceback__)
+        return self._encoder.failed_row(
+            load.index, with_note(error, f"penstock: in load(), row {load.index + 1:,} of the source")
+        )
 
     def _encode(self, entry: Entry, chunk: Chunk, text_bytes: Array) -> None:
         rows, error = None, None
@@ -371,13 +380,20 @@ class Feeder:
         if self._planner.is_empty:
             self._oldest = None
 
+    def _has_ready_entry(self) -> bool:
+        if self._limits.ordered:
+            return bool(self._entries) and self._entries[0].is_ready
+        is_alone = len(self._entries) == 1
+        return any(entry.is_ready and (is_alone or not entry.is_end) for entry in self._entries)
+
     def _ready_entries(self) -> Iterator[Entry]:
         if self._limits.ordered:
             while self._entries and self._entries[0].is_ready and not self._has_failed:
                 yield self._entries.popleft()
         else:
-            ready = [entry for entry in self._entries if entry.is_ready]
-            self._entries = deque(entry for entry in self._entries if not entry.is_ready)
+            is_alone = len(self._entries) == 1
+            ready = [entry for entry in self._entries if entry.is_ready and (is_alone or not entry.is_end)]
+            self._entries = deque(entry for entry in self._entries if entry not in ready)
             yield from ready
 
     def _deliver_all(self, batches: Iterable[PlannedBatch | Failure], text_bytes: int = 0) -> None:
@@ -408,6 +424,10 @@ class Feeder:
             self._num_open -= planned.num_rows_started
         self._staging.append(self._pool.submit_first(self._stage, planned, ticket))
 
+    def forget_source(self) -> None:
+        """Let go of the source once the reader has: a generator's ``finally`` need not wait for the pass."""
+        self._reader.forget_source()
+
     def _claim(self, ticket: int) -> bool:
         if self._ring.try_claim(ticket):
             return True
@@ -418,8 +438,8 @@ class Feeder:
 
 def with_note(error: BaseException, note: str) -> BaseException:
     """The same error with a line that names the place; shown in tracebacks from Python 3.11 on."""
-    if hasattr(error, "add_note"):
-        error.add_note(note)
+    if hasattr(error, "add_note") and not getattr(error, "__notes__", ()):
+        error.add_note(note)  # one is enough: a caller may raise the same object for every row
     return error
 
 

@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import starmap
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from penstock import _core
 from penstock.collation import KNOWN_INPUTS, Collate, Collator, Staged, slot_bytes
 from penstock.encoder import Encoder, PairColumn
-from penstock.errors import ConfigError, ForkedError, SourceExhaustedError
+from penstock.errors import ClosedError, ConfigError, ForkedError, SourceExhaustedError
 from penstock.feeder import Feeder, Limits
 from penstock.loads import CoroutineLoader, FunctionLoader
+from penstock.planner import padded_length
 from penstock.pool import WorkerPool, join_unless
 from penstock.sources import RowReader, Source, UnitSource, as_source
 from penstock.sources.rows import MOST_ROWS
@@ -96,7 +98,9 @@ class Pass:
             row_reader=row_reader,
             name=name,
         )
-        self._held: int | None = None
+        self._held: int | None = None  # ticket of the batch that the loop has
+        self._taken: list[Any] = []  # (ticket, item) that was taken and not delivered; at most one
+        self._is_delivering = False
         self._consuming = threading.Lock()
         self._num_batches = self._num_rows = self._num_tokens = self._num_padded_tokens = 0
         self._start = perf_counter()
@@ -129,32 +133,61 @@ class Pass:
 
         Giving a slot back wakes the feeder: now it works while the loop does, not for the GIL while the loop
         waits for its batch.
+
+        A signal handler may raise between any two lines. What was taken lies in ``_taken`` until it is
+        delivered, so the next call goes on from there.
         """
-        held, self._held = self._held, None
-        taken = None if self.is_finished else self._ring.try_take()
-        if taken is None:
-            if held is not None:
-                self._ring.recycle(held)
-                held = None
-            taken = None if self.is_finished else self._ring.take()
-        if taken is None:
+        if self._is_delivering:
+            raise ClosedError(
+                "this pass was interrupted while it handed over a batch, which is lost; start a new one."
+            )
+        if not self._taken and not self.is_finished:
+            self._receive(self._ring.try_take)
+        if not self._taken and not self.is_finished:
+            self._give_back()
+            self._receive(self._ring.take)
+        if not self._taken:
             self.close()
             return None
-        self._held, item = taken
-        del taken
+        self._is_delivering = True
+        ticket, item = self._taken.pop()
+        previous, self._held = self._held, ticket
         if isinstance(item, Failure):
-            self.close()
-            raise item.error
+            self._is_delivering = False
+            self._raise(item.error)
         batch: Batch = item.lend(self._staging) if isinstance(item, Staged) else item
-        batch.ticket = self._held
+        batch.ticket = ticket
         self._num_batches += 1
         self._num_rows += len(batch)
         if isinstance(item, Staged):
             self._num_tokens += item.num_tokens
             self._num_padded_tokens += item.num_padded_tokens
-        if held is not None:
-            self._ring.recycle(held)
+        if previous is not None:
+            self._ring.recycle(previous)
+        self._is_delivering = False
         return batch
+
+    def _receive(self, take: Callable[[], Any]) -> None:
+        """Take a ticket into ``_taken`` in one step of the interpreter, which no signal handler can split."""
+        self._taken.extend(starmap(take, ((),)))
+        if self._taken[-1:] == [None]:
+            self._taken.clear()
+
+    def _give_back(self) -> None:
+        """Free the slot of the batch that was delivered last: the feeder may need it to go on."""
+        if self._held is not None:
+            with suppress(ValueError):  # interrupted behind this line, an earlier call has done it
+                self._ring.recycle(self._held)
+            self._held = None
+
+    def _raise(self, error: BaseException) -> NoReturn:
+        with suppress(OSError):  # the trace cannot be written; the error of the pass matters more
+            self.close()
+        if isinstance(error, StopIteration):
+            # Out of next() it would end the loop as if all rows had come: the rule of PEP 479.
+            message = "load, collate or the source raised StopIteration"
+            raise RuntimeError(message) from error  # noqa: TRY004 - as generators do
+        raise error
 
     def cancel(self) -> None:
         """End the pass without waiting: safe from a finalizer, in any thread. In a forked child: nothing."""
@@ -172,6 +205,7 @@ class Pass:
         self.cancel()
         self._pool.shutdown(wait=True)
         join_unless(self._feeder.threads, self._feeder.in_caller_code)
+        self._feeder.forget_source()
         if self._trace is not None and not was_finished:
             self._trace.write()
 
@@ -193,7 +227,10 @@ class Pass:
             num_abandoned=self._pool.num_abandoned,
             num_slots_allocated=self._staging.num_allocated,
             mean_ready=ring.occupancy_sum / ring.takes if ring.takes else 0.0,
-            is_async_load=self._is_async,
+            loads_at_once=self._limits.rows_ahead
+            if self._is_async
+            else min(self._limits.rows_ahead, self._limits.num_workers),
+            is_bound_by_rows_ahead=self._is_async or self._limits.rows_ahead < self._limits.num_workers,
         )
 
 
@@ -220,7 +257,10 @@ class Keys:
 
 
 def _make_staging(settings: Settings) -> Staging:
-    num_bytes = slot_bytes(len(_input_names(settings)), -(-settings.max_batch_tokens // 8) * 8)
+    tokens = padded_length(settings.max_batch_tokens)
+    if settings.max_batch_rows is not None and settings.max_length is not None:
+        tokens = min(tokens, settings.max_batch_rows * padded_length(settings.max_length))
+    num_bytes = slot_bytes(len(_input_names(settings)), tokens)
     return Staging(settings.device, num_bytes, settings.batches_ahead + 2)
 
 

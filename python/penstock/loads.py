@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,6 +120,7 @@ class FunctionLoader:
         if self.timeout is None or (thread := load.give_up(now, self.timeout)) is None:
             return False
         self._pool.replace(thread)
+        self._clock.add("load", load.started or now, now, load.index)
         load.error = timed_out(load, self.timeout)
         return True
 
@@ -164,6 +166,7 @@ class CoroutineLoader:
         self._retried: list[int] = []  # appending is atomic; adding is not
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._serve, name=f"{name}-loads", daemon=True)
         self._thread.start()
 
@@ -195,6 +198,7 @@ class CoroutineLoader:
             self._loop.close()
 
     def _cancel_all(self) -> None:
+        self._is_stopping = True
         for task in self._tasks:
             task.cancel()
         gathered = asyncio.gather(*self._tasks, return_exceptions=True)
@@ -209,17 +213,18 @@ class CoroutineLoader:
         """Never raises but when cancelled: a SystemExit would end the event loop and every load with it."""
         try:
             load.row = await self._load(load.key)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - it travels to the consumer, SystemExit too
+        except BaseException as error:
+            if self._is_stopping and isinstance(error, asyncio.CancelledError):
+                raise
             load.error = error
 
     async def _run(self, load: Load) -> None:
         while True:
             start = perf_counter()
-            try:
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._call(load), self._seconds)
-            except asyncio.TimeoutError:
+            is_late = self._seconds is not None and perf_counter() - start >= self._seconds
+            if is_late and (load.error is None or isinstance(load.error, asyncio.CancelledError)):
                 load.error = timed_out(load, self._seconds or 0.0)
             self._clock.add("load", start, perf_counter(), load.index)
             is_final = load.error is None or not isinstance(load.error, Exception)

@@ -129,8 +129,8 @@ def load_model(
         )
     if not isinstance(source, (str, os.PathLike)):
         return _take_over(source, wanted, device, device_map)
-    name = os.fspath(source)
-    folder = _local_folder(name)
+    folder = _local_folder(os.fspath(source))
+    name = os.fspath(source) if folder is None else str(folder)
     model = _from_files(name, kind, revision, wanted, device_map, trust_remote_code)
     if device_map is None:
         from penstock.staging import resolve_device

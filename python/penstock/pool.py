@@ -86,7 +86,9 @@ class WorkerPool(Executor):
         if cancel_futures:
             for jobs in (self._first, self._jobs):
                 while jobs:
-                    jobs.popleft()[0].cancel()
+                    future = jobs.popleft()[0]
+                    if future.cancel():
+                        future.set_running_or_notify_cancel()  # or whoever waits for it is not told
         for _ in self._threads:
             self._tokens.put(False)
         if wait:

@@ -63,6 +63,7 @@ class Prefetcher:
         on_error: "raise": all earlier batches, then the error. "skip": the row is left out and counted.
             "null": it is also listed in ``batch.errors``. SystemExit and KeyboardInterrupt always raise.
         timeout: Seconds for one ``load`` call. A hung call fails its row; its thread is replaced.
+            A coroutine that blocks its event loop cannot be timed out.
         retries: More attempts of ``load`` after an exception.
         max_wait: Seconds after which waiting rows are sent as they are, for live sources.
         max_row_bytes: A row with more text fails.
@@ -139,6 +140,14 @@ class Prefetcher:
             raise ConfigError("timeout and retries are about load=, which is not given.")
         if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
+        if tokenizer is None and (stride is not None or prompt):
+            raise ConfigError(
+                "stride and prompt are about text; with tokenizer=None the rows are ids already."
+            )
+        if collate is not None and stride is not None and on_error != "raise":
+            raise ConfigError(
+                "collate with stride needs on_error='raise': a row could fail in one window, not in another."
+            )
         if max_length is None and tokenizer is not None:
             max_length = tokenizer.model_max_length
         if stride is not None and (max_length is None or stride >= max_length):
@@ -205,9 +214,10 @@ class Prefetcher:
             raise ConfigError(
                 "a pass over this Prefetcher is still alive; finish or close it before the next."
             )
-        iterator = BatchIterator(Pass(self._settings, self._source, self._rows, is_async=self._is_async))
-        self._iterator = weakref.ref(iterator)
-        self._stats = iterator.stats
+        current = Pass(self._settings, self._source, self._rows, is_async=self._is_async)
+        iterator = BatchIterator(current)
+        # Not the iterator itself: it must go, and the pass end, when the loop lets go of it.
+        self._iterator, self._stats = weakref.ref(iterator), current.stats
         return iterator
 
     def __enter__(self) -> Self:

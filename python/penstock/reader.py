@@ -84,6 +84,11 @@ class Reader:
         self.thread = threading.Thread(target=self._read, name=f"{name}-reader", daemon=True)
         self.in_caller_code: set[threading.Thread] = set()
 
+    def forget_source(self) -> None:
+        """Drop the source, if the thread has ended."""
+        if not self.thread.is_alive():
+            self._items = iter(())
+
     def _read(self) -> None:
         error: BaseException | None = None
         try:

@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError
@@ -122,8 +123,9 @@ def score(
         text_column, pair_column: Where the text is.
         progress: Called a few times a second, in this thread.
         **options: Options of the model (revision, dtype, device, device_map, trust_remote_code), of the task
-            (see its class), and of ``Prefetcher`` other than source, load and ordered. ``on_error`` is
-            "null" unless given: a row that fails has its reason in ``error``.
+            (see its class), and of ``Prefetcher`` but for source, load, ordered, collate, and timeout and
+            retries, which are about load. ``on_error`` is "null" unless given: a row that fails has its
+            reason in ``error``.
 
     Raises:
         PenstockError: See ``penstock.errors``; the message names the thing, the rule and the remedy.
@@ -151,6 +153,7 @@ def score(
             "max_wait: a durable run gives the same batches each time, so time must not cut them."
         )
     _refuse(options, ("source", "load", "ordered", "timeout", "retries", "collate"))
+    _check_apart(paths, os.fspath(output))
     start = time.perf_counter()
     plan = plan_units(
         paths,
@@ -278,6 +281,17 @@ def _paths(inputs: Any) -> list[str]:
             "again after an interruption. Use penstock.stream for them."
         )
     return [os.fspath(path) for path in inputs]
+
+
+def _check_apart(paths: list[str], output: str) -> None:
+    """A folder that is read must not hold the output: the second run would read the parts of the first."""
+    for path in paths:
+        folder = Path(path).resolve()
+        if folder.is_dir() and Path(output).resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"output={output!r} lies inside the input folder {path!r}: the next run would read its parts as "
+                "input. Choose a folder beside it."
+            )
 
 
 def _kept(id_column: str | None, keep: Sequence[str]) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class Scoring:
         """All that decides the output: a resumed run must have the same."""
         return {
             "plan": plan.content_hash(),
-            "model": self.loaded.source,
+            "model": self.loaded.source if self.loaded.folder is None else self.loaded.folder.resolve().name,
             "model_hash": self.loaded.fingerprint(),
             "tokenizer_hash": self.tokenizer.fingerprint(),
             "dtype": self.loaded.dtype,
@@ -107,6 +107,7 @@ class Scoring:
             "max_batch_tokens": self.prefetch.get("max_batch_tokens", 32_768),
             "max_batch_rows": self.prefetch.get("max_batch_rows"),
             "window_rows": self.prefetch.get("window_rows", 16_384),
+            "max_buffered_bytes": self.prefetch.get("max_buffered_bytes", 1 << 30),
             "max_row_bytes": plan.columns.max_row_bytes,
             "device_kind": self.loaded.device.type,
             "torch": torch.__version__,

@@ -43,11 +43,13 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     Raises:
         ConfigError: The device is not a CPU or CUDA device, or this machine has none of that kind.
     """
-    chosen = (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device is None
-        else torch.device(device)
-    )
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            f"device={str(device)!r}: torch knows no such device; use 'cpu' or 'cuda'."
+        ) from None
     kind: str = chosen.type
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device={str(device)!r}: batches are delivered to 'cpu' or 'cuda' devices only.")
@@ -87,17 +89,20 @@ class Slot:
         return view.view(dtype).reshape(shape)
 
 
+Consumer = tuple[int, "torch.cuda.Stream"]  # the thread that took a batch, and its stream then
+
+
 class _Lease:
     """Owns a slot while tensors over its device slab are alive. Deleted by the last of them."""
 
-    __slots__ = ("_slot", "_staging")
+    __slots__ = ("_consumer", "_slot", "_staging")
 
-    def __init__(self, slot: Slot, staging: Staging) -> None:
-        self._slot, self._staging = slot, staging
+    def __init__(self, slot: Slot, staging: Staging, consumer: Consumer | None) -> None:
+        self._slot, self._staging, self._consumer = slot, staging, consumer
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
-            self._staging._end_lease(self._slot)
+            self._staging._end_lease(self._slot, self._consumer)
 
 
 class Staging:
@@ -119,7 +124,6 @@ class Staging:
         self._free_hosts: deque[Slab] = deque()
         self._free_devices: deque[Slab] = deque()
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._consumer: tuple[int, torch.cuda.Stream] | None = None
         self.num_allocated = 0
 
     def take_slot(self, num_bytes: int) -> Slot:
@@ -152,17 +156,17 @@ class Staging:
     def lend(self, slot: Slot) -> torch.Tensor:
         """Tensor uint8[size] over the slot, for the consumer; the slot is free when its last view is gone."""
         slot.state = "IN_USE"
-        is_cuda = slot.copied is not None
+        consumer: Consumer | None = None
         if slot.copied is not None:
             stream = torch.cuda.current_stream(self.device)
-            self._consumer = threading.get_ident(), stream
+            consumer = threading.get_ident(), stream
             stream.wait_event(slot.copied)
         capsule = _core.lend(
             slot.device.memory.data_ptr(),
             slot.size,
-            _DLPACK_CUDA if is_cuda else _DLPACK_CPU,
+            _DLPACK_CPU if consumer is None else _DLPACK_CUDA,
             self.device.index or 0,
-            _Lease(slot, self),
+            _Lease(slot, self, consumer),
         )
         tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(capsule)
         return tensor
@@ -197,9 +201,9 @@ class Staging:
         with torch.cuda.stream(self._copy_stream):
             return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
-    def _end_lease(self, slot: Slot) -> None:
-        if self._consumer is not None:
-            ident, stream = self._consumer
+    def _end_lease(self, slot: Slot, consumer: Consumer | None) -> None:
+        if consumer is not None:
+            ident, stream = consumer
             streams = {torch.cuda.current_stream(self.device)}
             if threading.get_ident() != ident:
                 # The last reference died in another thread, whose current stream says nothing of the loop.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock.trace import Trace
 
 STAGES = ("read", "load", "tokenize", "collate", "copy")
+_FEW_BATCHES = 4
 _NEGLIGIBLE = 0.05  # below this share of waiting the loop counts as fed
 
 
@@ -35,6 +36,8 @@ class Stats:
         num_retries: Loads that were tried again.
         num_abandoned: Hung loads whose thread was given up.
         num_slots_allocated: Slabs allocated; more than ``batches_ahead + 2`` means that batches were kept.
+        loads_at_once: Loads that can be in flight.
+        is_bound_by_rows_ahead: That is because of ``rows_ahead``, not of ``num_workers``.
         mean_ready: Batches that were ready when the loop asked, on average. Near 0: the loop starves.
     """
 
@@ -52,7 +55,8 @@ class Stats:
     num_abandoned: int = 0
     num_slots_allocated: int = 0
     mean_ready: float = 0.0
-    is_async_load: bool = False
+    loads_at_once: int = 1
+    is_bound_by_rows_ahead: bool = False
 
     @property
     def wait_share(self) -> float:
@@ -69,7 +73,7 @@ class Stats:
         """``"model"``, or the stage that the loop waited for: one of read, load, tokenize, collate."""
         if self.wait_share < _NEGLIGIBLE:
             return "model"
-        spread = {"read": 1}  # one thread reads; the pool does the rest
+        spread = {"read": 1, "load": max(1, self.loads_at_once)}  # one thread reads
         weight = {
             stage: seconds / spread.get(stage, max(1, self.num_workers))
             for stage, seconds in self.stage_s.items()
@@ -83,11 +87,13 @@ class Stats:
         remedies = {
             "read": "reading the source is the bottleneck; try a faster disk, or uncompressed files.",
             "load": "loading is the bottleneck; raise "
-            + ("rows_ahead." if self.is_async_load else "num_workers."),
+            + ("rows_ahead." if self.is_bound_by_rows_ahead else "num_workers."),
             "tokenize": "tokenizing is the bottleneck; raise num_workers if cores are idle.",
             "collate": "collating is the bottleneck; raise num_workers if cores are idle.",
         }
         verdict = remedies.get(self.bottleneck, "the model is the bottleneck, as it should be.")
+        if self.num_batches < _FEW_BATCHES:
+            verdict = "too few batches to say who waited for whom."
         failed = f", {self.num_failed:,} rows failed" if self.num_failed else ""
         return (
             f"the loop waited {percent} of the time for data: {verdict}\n"

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from penstock.errors import ConfigError
+
 if TYPE_CHECKING:
     import os
 
@@ -25,6 +27,12 @@ class Trace:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        try:
+            self._path.touch()  # a path that cannot be written is better known now than at the end
+        except OSError as error:
+            raise ConfigError(
+                f"trace={str(path)!r}: the file cannot be written: {error.strerror}."
+            ) from error
         self._start = perf_counter()
         self._events: list[tuple[str, float, float, int, int]] = []
         self._names: dict[int, str] = {}

@@ -110,8 +110,8 @@ def join(parts: list[Rows]) -> Rows:
     begins = np.cumsum([0] + [len(part.ids) for part in parts])
 
     def glue(name: str) -> Array | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else np.concatenate(values)
+        values = [getattr(part, name) for part in parts if part.num_windows]
+        return np.concatenate(values) if values and values[0] is not None else None
 
     kept = None
     if parts[0].kept is not None:

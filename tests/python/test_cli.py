@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_doctor_says_what_costs_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0
     assert "unset it" in result.stdout
     assert "--num-workers" in result.stdout
-    assert "0 slow" not in result.stdout
+    assert not re.search(r"\b0 (ok|slow|missing)", result.stdout)
 
 
 def test_doctor_survives_a_check_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +176,8 @@ def test_a_cgroup_quota_counts_as_cores(tmp_path: Path) -> None:
 def test_bench_needs_a_clone_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a clone"):
         bench.script_of("feed", [tmp_path])
-    with pytest.raises(ConfigError, match="feed, tokenize, handoff, score"):
-        bench.script_of("speed", [tmp_path])
+    with pytest.raises(ConfigError, match="benchmarks of this clone are feed"):
+        bench.script_of("speed", [Path(__file__).parent])
 
 
 def test_bench_finds_the_script_of_a_clone_from_inside_it(tmp_path: Path) -> None:

@@ -275,6 +275,10 @@ def test_wrong_calls_are_refused_by_name(tiny_gpt2: Path, tmp_path: Path) -> Non
         penstock.score(path, **(good | {"task": "perplexty"}))
     with pytest.raises(MissingColumnError, match=r"in\.jsonl.*'body'.*'text'"):
         penstock.score(path, text_column="body", **good)
+    with pytest.raises(ConfigError, match="inside the input folder"):
+        penstock.score(tmp_path, **good)
+    with pytest.raises(ConfigError, match="device='bogus'"):
+        penstock.score(path, **(good | {"device": "bogus"}))
     with pytest.raises(SourceError, match="nowhere"):
         penstock.score(tmp_path / "nowhere.jsonl", **good)
     with pytest.raises(ConfigError, match="on_error='skip'"):

@@ -102,7 +102,7 @@ def test_without_the_lease_a_kept_tensor_is_overwritten(staging: Staging) -> Non
     """The negative control: end the lease while the tensor lives, and the next batch shows through."""
     slot = filled(staging, 1)
     tensor = lent(staging, slot)
-    staging._end_lease(slot)
+    staging._end_lease(slot, None)
     filled(staging, 2)
     assert int(tensor[0]) == 2
 

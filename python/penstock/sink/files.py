@@ -194,6 +194,8 @@ _REMEDIES = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some of the quota",
     errno.EFBIG: "Raise the file size limit (ulimit -f)",
+    errno.EEXIST: "Name a folder: this is a file",
+    errno.ENOTDIR: "Name a folder: this is, or lies below, a file",
     errno.EACCES: "Make the folder writable",
     errno.EPERM: "Make the folder writable",
     errno.EROFS: "Choose a folder on a file system that can be written",

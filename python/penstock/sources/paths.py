@@ -124,9 +124,10 @@ def expand(paths: Any, format: str | None = None) -> list[InputFile]:
         files.extend(_expand_one(os.fspath(path), format))
     seen: set[str] = set()
     for file in files:
-        if file.path in seen:
+        real = file.path if is_url(file.path) else os.path.realpath(file.path)
+        if real in seen:
             raise ConfigError(f"{file.path}: named twice by the input paths; its rows would come out twice")
-        seen.add(file.path)
+        seen.add(real)
     return files
 
 

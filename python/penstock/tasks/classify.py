@@ -102,7 +102,7 @@ class Classify:
 
     def schema(self) -> dict[str, pa.DataType]:
         """See the module."""
-        vector = pa.list_(pa.float32(), len(self.labels))
+        vector = pa.list_(pa.float32())
         if self.problem != REGRESSION:
             kinds = {"label": pa.string(), "score": pa.float32(), "probs": vector}
         elif len(self.labels) == 1:

@@ -107,7 +107,7 @@ class Embed:
 
     def schema(self) -> dict[str, pa.DataType]:
         """See the module."""
-        return {"embedding": pa.list_(pa.float32(), self.dimension), "error": pa.string()}
+        return {"embedding": pa.list_(pa.float32()), "error": pa.string()}
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``embedding`` float32[rows, dimension]."""

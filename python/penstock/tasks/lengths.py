@@ -42,7 +42,7 @@ def resolve_max_length(
     if positions is not None and asked > positions:
         raise ConfigError(
             f"max_length={asked:,}: {loaded.source} has positions for {positions:,} tokens. "
-            f"Use max_length={positions} or less; longer rows are cut."
+            f"Use max_length={positions} or less; longer rows are cut, or read in windows."
         )
     return asked
 

@@ -60,8 +60,14 @@ def reasons(failures: Failures, num_rows: int, checks: Sequence[tuple[Array, str
 
 
 def column(values: Array, is_null: Array, kind: pa.DataType) -> pa.Array:
-    """An Arrow column; lists of a fixed size from an array of two dimensions."""
-    if not pa.types.is_fixed_size_list(kind):
+    """An Arrow column; lists from an array of two dimensions.
+
+    Not lists of a fixed size: with a null among them, no release of pyarrow before 26 reads or writes them in
+    Parquet.
+    """
+    if not pa.types.is_list(kind):
         return pa.array(values, kind, mask=is_null)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(is_null))
+    ends = np.cumsum(np.where(is_null, 0, values.shape[1]))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    flat = pa.array(np.ascontiguousarray(values[~is_null]).reshape(-1), kind.value_type)
+    return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(is_null))
