@@ -289,8 +289,8 @@ def _check_apart(paths: list[str], output: str) -> None:
         folder = Path(path).resolve()
         if folder.is_dir() and Path(output).resolve().is_relative_to(folder):
             raise ConfigError(
-                f"output={output!r} lies inside the input folder {path!r}: the next run would read its parts as "
-                "input. Choose a folder beside it."
+                f"output={output!r} lies inside the input folder {path!r}: the next run would read its parts "
+                "as input. Choose a folder beside it."
             )
 
 
