@@ -43,6 +43,9 @@ NEVER_SWALLOWED = (SystemExit, KeyboardInterrupt, GeneratorExit)
 """Whatever ``on_error`` says, these reach the loop: they ask the process to stop, they judge no row."""
 
 
+_READER_PATIENCE_S = 0.005
+
+
 @dataclass(frozen=True)
 class Limits:
     """The bounds of a pass, resolved."""
@@ -429,11 +432,16 @@ class Feeder:
         self._reader.forget_source()
 
     def _claim(self, ticket: int) -> bool:
-        if self._ring.try_claim(ticket):
-            return True
-        # The loop is busy. Have the workers go on before waiting for it.
-        self._start_work()
-        return self._ring.claim(ticket)
+        while not self._ring.try_claim(ticket):
+            # The loop is busy. Have the workers go on before waiting for it, as far ahead as they may; while
+            # the reader is the one behind, what it reads is the sooner thing to wait for.
+            self._react(0.0)
+            self._start_work()
+            is_reader_behind = not self._is_read and not self._backlog and self._has_room(1)
+            if self._has_failed or not is_reader_behind:
+                return not self._has_failed and self._ring.claim(ticket)
+            self._react(_READER_PATIENCE_S)
+        return True
 
 
 def with_note(error: BaseException, note: str) -> BaseException:

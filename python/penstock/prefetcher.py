@@ -194,7 +194,7 @@ class Prefetcher:
         self._source = Keys(source) if load is not None else make_source(self._settings)
         self._is_async = is_async
         self._iterator: weakref.ref[BatchIterator] | None = None
-        self._stats: Callable[[], Stats] = Stats
+        self._pass: Pass | None = None
         self._is_closed = False
         self._pid = os.getpid()
 
@@ -217,7 +217,7 @@ class Prefetcher:
         current = Pass(self._settings, self._source, self._rows, is_async=self._is_async)
         iterator = BatchIterator(current)
         # Not the iterator itself: it must go, and the pass end, when the loop lets go of it.
-        self._iterator, self._stats = weakref.ref(iterator), current.stats
+        self._iterator, self._pass = weakref.ref(iterator), current
         return iterator
 
     def __enter__(self) -> Self:
@@ -237,14 +237,13 @@ class Prefetcher:
         """
         check_process(self._pid)
         self._is_closed = True
-        iterator = self._iterator() if self._iterator is not None else None
-        if iterator is not None:
-            iterator.close()
+        if self._pass is not None:
+            self._pass.close()
 
     def stats(self) -> Stats:
         """The counters of the current or last pass."""
         check_process(self._pid)
-        return self._stats()
+        return self._pass.stats() if self._pass is not None else Stats()
 
 
 class BatchIterator(Iterator[Batch]):

@@ -186,10 +186,10 @@ def interrupt(wait: str) -> tuple[float, float]:
 
 
 def test_ctrl_c_while_waiting_reaches_the_caller_and_the_process_ends_at_once() -> None:
-    runs = [(interrupt(WITH_PREFETCHER), interrupt("time.sleep(60)")) for _ in range(3)]
-    # The least of each: what the machine does beside is not ours.
+    runs = [(interrupt(WITH_PREFETCHER), interrupt("time.sleep(60)")) for _ in range(5)]
+    # The best of five: what a busy machine does beside is not ours.
     assert min(ours[0] for ours, _ in runs) < 0.050
-    assert min(ours[1] for ours, _ in runs) - min(plain[1] for _, plain in runs) < 0.050
+    assert min(ours[1] - plain[1] for ours, plain in runs) < 0.050
 
 
 LEFT_OPEN = """

@@ -224,7 +224,7 @@ def test_stats_blame_what_binds() -> None:
         time.sleep(0.02)
         return [key]
 
-    with Prefetcher(range(20), None, load=sleeps, device="cpu", num_workers=8, rows_ahead=2) as batches:
+    with Prefetcher(range(20), None, load=sleeps, device="cpu", rows_ahead=2, max_batch_rows=1) as batches:
         for _ in batches:
             pass
     assert "raise rows_ahead" in str(batches.stats())
