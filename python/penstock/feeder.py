@@ -386,16 +386,18 @@ class Feeder:
     def _has_ready_entry(self) -> bool:
         if self._limits.ordered:
             return bool(self._entries) and self._entries[0].is_ready
-        is_alone = len(self._entries) == 1
-        return any(entry.is_ready and (is_alone or not entry.is_end) for entry in self._entries)
+        return any(map(self._is_due, self._entries))
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Without order: whether an entry may be taken. The end of the source waits for all others."""
+        return entry.is_ready and (not entry.is_end or len(self._entries) == 1)
 
     def _ready_entries(self) -> Iterator[Entry]:
         if self._limits.ordered:
             while self._entries and self._entries[0].is_ready and not self._has_failed:
                 yield self._entries.popleft()
         else:
-            is_alone = len(self._entries) == 1
-            ready = [entry for entry in self._entries if entry.is_ready and (is_alone or not entry.is_end)]
+            ready = list(filter(self._is_due, self._entries))
             self._entries = deque(entry for entry in self._entries if entry not in ready)
             yield from ready
 
