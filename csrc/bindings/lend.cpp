@@ -12,12 +12,13 @@ namespace {
 
 using dlpack::ManagedTensor;
 
-// A tensor, the numbers it points to, and the reference that keeps its memory alive.
+// A tensor, the numbers it points to, the reference that keeps its memory alive, and whom to tell.
 struct Loan {
     ManagedTensor managed{};
     std::int64_t num_bytes = 0;
     std::int64_t stride = 1;
     PyObject* owner = nullptr;
+    PyObject* at_end = nullptr;  // or none
 };
 
 // Runs when the last tensor, view or array over the memory dies: in any thread, with or without the GIL.
@@ -30,6 +31,12 @@ void end_loan(ManagedTensor* managed) {
     // This may be the middle of somebody's error handling; the owner's last words must not disturb it.
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
+    if (loan->at_end != nullptr) {
+        PyObject* const result = PyObject_CallOneArg(loan->at_end, loan->owner);
+        if (result == nullptr) PyErr_WriteUnraisable(loan->at_end);
+        Py_XDECREF(result);
+        Py_DECREF(loan->at_end);
+    }
     Py_DECREF(loan->owner);
     PyErr_Restore(type, value, traceback);
     PyGILState_Release(state);
@@ -56,7 +63,7 @@ void check_memory(std::uint64_t address, std::int64_t num_bytes, int device_type
 }
 
 py::object lend(std::uint64_t address, std::int64_t num_bytes, int device_type, int device_id,
-                const py::object& owner) {
+                const py::object& owner, const py::object& at_end) {
     check_memory(address, num_bytes, device_type, device_id);
     auto loan = std::make_unique<Loan>();
     loan->num_bytes = num_bytes;
@@ -73,6 +80,10 @@ py::object lend(std::uint64_t address, std::int64_t num_bytes, int device_type, 
     PyObject* const capsule = PyCapsule_New(&loan->managed, dlpack::kCapsuleName, drop_capsule);
     if (capsule == nullptr) throw py::error_already_set();
     Py_INCREF(loan->owner);
+    if (!at_end.is_none()) {
+        loan->at_end = at_end.ptr();
+        Py_INCREF(loan->at_end);
+    }
     loan.release();  // the capsule's, until its tensor is consumed
     return py::reinterpret_steal<py::object>(capsule);
 }
@@ -81,11 +92,13 @@ py::object lend(std::uint64_t address, std::int64_t num_bytes, int device_type, 
 
 void register_lend(py::module_& m) {
     m.def("lend", lend, py::arg("address"), py::arg("num_bytes"), py::arg("device_type"),
-          py::arg("device_id"), py::arg("owner"),
+          py::arg("device_id"), py::arg("owner"), py::arg("at_end") = py::none(),
           R"(Memory as a DLPack capsule: a one-dimensional uint8 tensor of `num_bytes` bytes at `address`.
 
 Keeps `owner` alive until the last tensor, view or array over the memory dies, in whatever thread, or until
-the capsule dies unused. The memory must stay valid for as long as `owner` lives.)");
+the capsule dies unused; then calls `at_end(owner)`, if there is one, in that thread. A built-in such as
+`deque.append` runs there without a step of the interpreter, so no signal handler can come between. The
+memory must stay valid for as long as `owner` lives.)");
 }
 
 }  // namespace penstock::bindings

@@ -127,10 +127,13 @@ def lend(
     device_type: typing.SupportsInt | typing.SupportsIndex,
     device_id: typing.SupportsInt | typing.SupportsIndex,
     owner: typing.Any,
+    at_end: typing.Any = None,
 ) -> typing.Any:
     """
     Memory as a DLPack capsule: a one-dimensional uint8 tensor of `num_bytes` bytes at `address`.
 
     Keeps `owner` alive until the last tensor, view or array over the memory dies, in whatever thread, or until
-    the capsule dies unused. The memory must stay valid for as long as `owner` lives.
+    the capsule dies unused; then calls `at_end(owner)`, if there is one, in that thread. A built-in such as
+    `deque.append` runs there without a step of the interpreter, so no signal handler can come between. The
+    memory must stay valid for as long as `owner` lives.
     """

@@ -36,8 +36,8 @@ class Place(NamedTuple):
 
     offset: int
     shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
     dtype: np.dtype[Any]
-    num_bytes: int
     torch_dtype: torch.dtype
 
 
@@ -57,9 +57,14 @@ class Staged:
     def lend(self, staging: Staging) -> Batch:
         """The batch, with tensors over the slot. Consumer only."""
         root = staging.lend(self.slot)
+        typed: dict[torch.dtype, torch.Tensor] = {}
         for name, place in self.layout.items():
-            part = root[place.offset : place.offset + place.num_bytes]
-            self.batch.inputs[name] = part.view(place.torch_dtype).view(place.shape)
+            whole = typed.get(place.torch_dtype)
+            if whole is None:
+                whole = typed[place.torch_dtype] = root.view(place.torch_dtype)
+            self.batch.inputs[name] = whole.as_strided(
+                place.shape, place.strides, place.offset // place.dtype.itemsize
+            )
         return self.batch
 
 
@@ -98,12 +103,12 @@ class Collator:
         if not planned.num_windows:
             return self.empty_batch(planned.failed, ticket, planned.unit)
         with self._clock.stage("collate", ticket):
-            ragged, starts, stops, batch = _gather(planned)
+            tokens, batch = _gather(planned)
             batch.ticket = ticket
             if self._collate is None:
-                slot, layout = self._fill(ragged, starts, stops)
+                slot, layout = self._fill(tokens)
             else:
-                slot, layout = self._fill_with(self._collate, _select(ragged, starts, stops), batch.columns)
+                slot, layout = self._fill_with(self._collate, tokens.ragged(), batch.columns)
         with self._clock.stage("copy", ticket):
             self._staging.ship(slot)
         shape = next((place.shape for place in layout.values()), (0,))
@@ -121,12 +126,12 @@ class Collator:
         _carry(batch, failed)
         return batch
 
-    def _fill(self, ragged: Ragged, starts: Array, stops: Array) -> tuple[Slot, Layout]:
-        longest = int((stops - starts).max())
+    def _fill(self, tokens: _Tokens) -> tuple[Slot, Layout]:
+        longest = int(tokens.lengths.max())
         width = padded_length(longest)
         if self._max_length is not None:
             width = max(longest, min(width, self._max_length))
-        shape = (len(starts), max(1, width))
+        shape = (len(tokens.starts), max(1, width))
         layout, num_bytes = _lay_out(dict.fromkeys(self._input_names, (shape, INT64)))
         slot = self._staging.take_slot(num_bytes)
         try:
@@ -134,14 +139,14 @@ class Collator:
                 name: slot.array(place.offset, place.shape, place.dtype) for name, place in layout.items()
             }
             _core.collate(
-                ragged.ids,
-                starts,
-                stops,
+                tokens.ids,
+                tokens.starts,
+                tokens.stops,
                 input_ids=arrays["input_ids"],
                 attention_mask=arrays.get("attention_mask"),
                 token_type_ids=arrays.get("token_type_ids"),
                 position_ids=arrays.get("position_ids"),
-                type_ids=ragged.type_ids,
+                type_ids=tokens.type_ids,
                 pad_id=self._pad_id,
                 pad_type_id=self._pad_type_id,
                 pad_left=self._pad_left,
@@ -172,10 +177,10 @@ def _lay_out(arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[
     layout: Layout = {}
     offset = 0
     for name, (shape, dtype) in arrays.items():
-        num_bytes = math.prod(shape) * dtype.itemsize
-        layout[name] = Place(offset, shape, dtype, num_bytes, _torch_dtype(name, dtype))
-        offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
-    return layout, max(1, offset)
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        layout[name] = Place(offset, shape, strides, dtype, _torch_dtype(name, dtype))
+        offset += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    return layout, max(ALIGNMENT, offset)
 
 
 @cache
@@ -186,30 +191,52 @@ def _torch_dtype(name: str, dtype: np.dtype[Any]) -> torch.dtype:
     return found
 
 
-def _gather(planned: PlannedBatch) -> tuple[Ragged, Array, Array, Batch]:
-    """One flat id array with each row's span in it, and the batch without its tensors."""
-    ids, starts, stops, begin = [], [], [], 0
+class _Tokens(NamedTuple):
+    """The tokens of a batch: row ``i`` is ``ids[starts[i]:stops[i]]``, in any order, with gaps."""
+
+    ids: Array
+    starts: Array
+    stops: Array
+    type_ids: Array | None
+
+    @property
+    def lengths(self) -> Array:
+        """int64[rows]."""
+        lengths: Array = self.stops - self.starts
+        return lengths
+
+    def ragged(self) -> Ragged:
+        """A copy in the order of the batch, for the caller's own collate."""
+        lengths = self.lengths
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        at = np.repeat(self.starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(self.ids[at], offsets, type_ids=None if self.type_ids is None else self.type_ids[at])
+
+
+def _gather(planned: PlannedBatch) -> tuple[_Tokens, Batch]:
+    """The tokens of a batch, where they lie, and the batch without its tensors."""
+    starts, stops, begin = [], [], 0
     for rows, positions in planned.parts:
-        ids.append(rows.ids)
         starts.append(rows.offsets[positions] + begin)
         stops.append(rows.offsets[positions + 1] + begin)
         begin += len(rows.ids)
 
+    def whole(name: str) -> Array | None:
+        arrays = [getattr(rows, name) for rows, _ in planned.parts]
+        return None if arrays[0] is None else _joined(arrays)
+
     def pick(name: str) -> Array | None:
         if getattr(planned.parts[0][0], name) is None:
             return None
-        return np.concatenate([getattr(rows, name)[positions] for rows, positions in planned.parts])
+        return _joined([getattr(rows, name)[positions] for rows, positions in planned.parts])
 
-    first = planned.parts[0][0]
-    type_ids = (
-        None if first.type_ids is None else np.concatenate([rows.type_ids for rows, _ in planned.parts])
-    )
-    flat = first.ids if len(ids) == 1 else np.concatenate(ids)
-    start, stop = np.concatenate(starts), np.concatenate(stops)
+    ids = whole("ids")
+    assert ids is not None
+    tokens = _Tokens(ids, _joined(starts), _joined(stops), whole("type_ids"))
     batch = Batch(
         inputs={},
-        input_index=np.concatenate([rows.index[rows.row[positions]] for rows, positions in planned.parts]),
-        num_tokens=(stop - start).astype(np.int32),
+        input_index=_joined([rows.index[rows.row[positions]] for rows, positions in planned.parts]),
+        num_tokens=tokens.lengths.astype(np.int32),
         columns=_kept(planned),
         unit=planned.unit,
         first_scored=pick("first_scored"),
@@ -217,8 +244,11 @@ def _gather(planned: PlannedBatch) -> tuple[Ragged, Array, Array, Batch]:
         num_windows=pick("num_windows_of"),
     )
     _carry(batch, planned.failed)
-    ragged = Ragged(flat, np.array([0, len(flat)]), type_ids=type_ids)
-    return ragged, start, stop, batch
+    return tokens, batch
+
+
+def _joined(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _carry(batch: Batch, failed: list[FailedRow]) -> None:
@@ -243,11 +273,3 @@ def _columns(tables: list[pa.Table]) -> dict[str, pa.Array]:
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
     array: pa.Array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return array
-
-
-def _select(ragged: Ragged, starts: Array, stops: Array) -> Ragged:
-    """The rows of a batch as ``Ragged``, for the caller's own collate."""
-    lengths = stops - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Ragged(ragged.ids[at], offsets, type_ids=None if ragged.type_ids is None else ragged.type_ids[at])

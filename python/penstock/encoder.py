@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from penstock.errors import RowError
 from penstock.sources.chunk import value_bytes
+from penstock.sources.values import num_bytes
 from penstock.windows import Rows
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from penstock.sources import Chunk
     from penstock.tokenizer import Tokenizer
+    from penstock.tokenizer_engine import Texts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,12 +73,12 @@ class Encoder:
 
     def jobs(self, chunk: Chunk) -> Iterator[tuple[Chunk, Array]]:
         """Cut a chunk into jobs, each with the bytes of each row's text (int64[rows])."""
-        num_bytes = np.zeros(chunk.batch.num_rows, np.int64)
+        sizes = np.zeros(chunk.batch.num_rows, np.int64)
         for name in filter(None, (self._text_column, self._pair_column(chunk))):
-            num_bytes += value_bytes(chunk.batch.column(name))
-        ends = np.cumsum(num_bytes)
+            sizes += value_bytes(chunk.batch.column(name))
+        ends = np.cumsum(sizes)
         start = 0
-        while start < len(num_bytes):
+        while start < len(sizes):
             before = int(ends[start - 1]) if start else 0
             stop = int(np.searchsorted(ends, before + MAX_JOB_BYTES, side="right"))
             stop = max(start + 1, min(stop, start + self._max_job_rows))
@@ -87,12 +89,11 @@ class Encoder:
                 first_row=chunk.first_row + start,
                 failures={at - start: e for at, e in chunk.failures.items() if start <= at < stop},
             )
-            yield part, num_bytes[start:stop]
+            yield part, sizes[start:stop]
             start = stop
 
     def rows(self, chunk: Chunk, text_bytes: Array) -> Rows:
         """Tokenize a job. Blocks for as long as that takes, GIL released by the tokenizer."""
-        num_rows = chunk.batch.num_rows
         if self._tokenizer is None:
             rows = self._rows_of_ids(chunk, text_bytes)
         else:
@@ -103,29 +104,39 @@ class Encoder:
                 )
             pair_column = self._pair_column(chunk)
             pairs = _filled(chunk.batch.column(pair_column)) if pair_column else None
-            ragged, failures = self._tokenizer.encode_rows(
-                text, pairs, max_length=self._max_length, truncation=self._truncation, stride=self._stride
-            )
-            rows = Rows(
-                ids=ragged.ids,
-                offsets=ragged.offsets,
-                row=np.arange(num_rows) if ragged.row_of is None else ragged.row_of,
-                index=np.empty(0, np.int64),
-                text_bytes=text_bytes,
-                failures={at: _placed(error, chunk, at) for at, error in failures.items()},
-                type_ids=ragged.type_ids,
-                first_scored=ragged.first_scored,
-                num_bytes=ragged.num_bytes,
-            )
-            if ragged.row_of is not None:
-                rows.num_windows_of = np.bincount(rows.row, minlength=num_rows)[rows.row].astype(np.int32)
+            rows = self._rows_of_texts(text, pairs, text_bytes, chunk)
         rows.failures.update(chunk.failures)
-        rows = _without_failed(rows)
-        return replace(
-            rows,
-            index=np.arange(chunk.first_index, chunk.first_index + num_rows),
-            kept=pa.Table.from_batches([chunk.batch]).select(list(self._keep)) if self._keep else None,
-            unit=chunk.unit,
+        rows.index = np.arange(chunk.first_index, chunk.first_index + chunk.batch.num_rows)
+        rows.kept = pa.Table.from_batches([chunk.batch]).select(list(self._keep)) if self._keep else None
+        rows.unit = chunk.unit
+        return _without_failed(rows)
+
+    def row(self, text: str, index: int) -> Rows:
+        """Tokenize the text of one row of which nothing is kept, without a detour over Arrow. Blocks."""
+        size = np.array([num_bytes(text)])
+        rows = self._rows_of_texts([self._prompt + text], None, size, _At("rows", index))
+        rows.index = np.array([index])
+        return _without_failed(rows)
+
+    def _rows_of_texts(self, texts: Texts, pairs: Texts | None, text_bytes: Array, at: _At | Chunk) -> Rows:
+        assert self._tokenizer is not None
+        ragged, failures = self._tokenizer.encode_rows(
+            texts, pairs, max_length=self._max_length, truncation=self._truncation, stride=self._stride
+        )
+        num_rows = len(text_bytes)
+        row = np.arange(num_rows) if ragged.row_of is None else ragged.row_of
+        is_cut = ragged.row_of is not None
+        return Rows(
+            ids=ragged.ids,
+            offsets=ragged.offsets,
+            row=row,
+            index=np.empty(0, np.int64),
+            text_bytes=text_bytes,
+            failures={offset: _placed(error, at, offset) for offset, error in failures.items()},
+            type_ids=ragged.type_ids,
+            first_scored=ragged.first_scored,
+            num_bytes=ragged.num_bytes,
+            num_windows_of=np.bincount(row, minlength=num_rows)[row].astype(np.int32) if is_cut else None,
         )
 
     def failed_row(self, index: int, error: BaseException) -> Rows:
@@ -163,11 +174,18 @@ class Encoder:
         return Rows(ids=ids, offsets=begins, row=np.arange(len(lengths)), index=empty, text_bytes=text_bytes)
 
 
-def _placed(error: BaseException, chunk: Chunk, at: int) -> BaseException:
+class _At(NamedTuple):
+    """Where a row comes from, as a chunk says it."""
+
+    place: str
+    first_row: int
+
+
+def _placed(error: BaseException, at: _At | Chunk, offset: int) -> BaseException:
     """The tokenizer counts rows within a job; the reader of its message counts them in the file."""
     if not isinstance(error, RowError):
         return error
-    return type(error)(error.reason, place=chunk.place, row=chunk.first_row + at + 1)
+    return type(error)(error.reason, place=at.place, row=at.first_row + offset + 1)
 
 
 def _filled(column: pa.Array) -> pa.Array:

@@ -189,6 +189,9 @@ class Feeder:
             self._entries.clear()
             self._staging.clear()
         self._ring.close()
+        if not self._has_failed:
+            # Every row is on its way: the workers end while the loop has its last batches in hand.
+            self._pool.shutdown(wait=False, cancel_futures=False)
 
     def _is_done(self) -> bool:
         return self._is_read and not self._backlog and not self._entries and self._planner.is_empty
@@ -287,21 +290,26 @@ class Feeder:
     def _encode_loaded(self, load: Load) -> None:
         """A load is over: tokenize its row; its error stands for the row."""
         entry = self._loads[load]
-        error = load.error
+        rows, error = None, load.error
         try:
             if isinstance(error, NEVER_SWALLOWED):
                 raise error  # noqa: TRY301 - it goes the way of all others
-            if error is not None:
-                self._inbox.put(partial(self._entry_ready, entry, self._failed_load(load, error), None))
-                return
-            chunk = self._row_reader.chunk([load.row], load.index, "rows", load.index)
-            ((_, text_bytes),) = self._encoder.jobs(chunk)
-            entry.text_bytes = int(text_bytes.sum())
+            rows = self._loaded_row(load) if error is None else self._failed_load(load, error)
+            error = None
+            entry.text_bytes = int(rows.text_bytes.sum())
             self._gate.add(entry.text_bytes)
         except BaseException as caught:  # noqa: BLE001 - it travels to the consumer
-            self._inbox.put(partial(self._entry_ready, entry, None, caught))
-        else:
-            self._encode(entry, chunk, text_bytes)
+            error = caught
+        self._inbox.put(partial(self._entry_ready, entry, rows, error))
+
+    def _loaded_row(self, load: Load) -> Rows:
+        text = self._row_reader.plain_text(load.row)
+        with self._clock.stage("tokenize", load.index):
+            if text is not None:
+                return self._encoder.row(text, load.index)
+            chunk = self._row_reader.chunk([load.row], load.index, "rows", load.index)
+            ((_, text_bytes),) = self._encoder.jobs(chunk)
+            return self._encoder.rows(chunk, text_bytes)
 
     def _failed_load(self, load: Load, error: BaseException) -> Rows:
         load.error = None

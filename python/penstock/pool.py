@@ -28,16 +28,19 @@ class WorkerAbandoned(BaseException):
 
 
 class WorkerPool(Executor):
-    """A fixed number of daemon threads that run submitted calls in submission order.
+    """Daemon threads that run submitted calls in submission order.
+
+    The first calls start a thread each, so the first call runs before the last thread is there.
 
     Args:
-        num_workers: Threads, started at once.
+        num_workers: Threads at most, those that were given up not counted.
         name: Prefix of the threads' names.
         thread_init: Called first in each thread (to set its CUDA device).
     """
 
     def __init__(self, num_workers: int, name: str, thread_init: Callable[[], None] | None = None) -> None:
         # One token for each job; which of the waiting jobs it stands for is decided when a worker is free.
+        # False ends a thread, which hands it on to the next.
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._first: deque[Job] = deque()
         self._jobs: deque[Job] = deque()
@@ -47,8 +50,8 @@ class WorkerPool(Executor):
         self._threads: list[threading.Thread] = []
         self._is_shut = False
         self.num_abandoned = 0
-        for _ in range(num_workers):
-            self._start_thread()
+        self._num_to_start = num_workers
+        self._growing = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call. Never blocks. Raises RuntimeError after ``shutdown``."""
@@ -81,7 +84,10 @@ class WorkerPool(Executor):
             self._start_thread()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Stop the threads; with ``wait``, until each has ended or is inside the caller's code."""
+        """Stop the threads; with ``wait``, until each has ended or is inside the caller's code.
+
+        Without ``cancel_futures`` what was submitted is still run.
+        """
         self._is_shut = True
         if cancel_futures:
             for jobs in (self._first, self._jobs):
@@ -89,8 +95,7 @@ class WorkerPool(Executor):
                     future = jobs.popleft()[0]
                     if future.cancel():
                         future.set_running_or_notify_cancel()  # or whoever waits for it is not told
-        for _ in self._threads:
-            self._tokens.put(False)
+        self._tokens.put(False)
         if wait:
             join_unless(self._threads, self._in_caller_code)
 
@@ -100,7 +105,16 @@ class WorkerPool(Executor):
         future: Future[T] = Future()
         jobs.append((future, fn, args, kwargs))
         self._tokens.put(True)
+        if self._num_to_start:
+            self._grow()
         return future
+
+    def _grow(self) -> None:
+        """Start one more thread, unless all were."""
+        with self._growing:
+            if self._num_to_start:
+                self._num_to_start -= 1
+                self._start_thread()
 
     def _next_job(self) -> Job | None:
         """The next job, or None to end. Blocks, GIL released."""
@@ -109,6 +123,7 @@ class WorkerPool(Executor):
                 with suppress(IndexError):
                     return jobs.popleft()
             # The job of this token was cancelled.
+        self._tokens.put(False)
         return None
 
     def _start_thread(self) -> None:

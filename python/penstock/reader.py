@@ -34,7 +34,9 @@ class Gate:
         with self._condition:
             self._rows -= rows
             self._bytes -= num_bytes
-            self._condition.notify()
+            # Woken for each row that starts, the reader would read each time one: let it read some.
+            if self._rows <= self._max_rows // 2 and self._has_room():
+                self._condition.notify()
 
     def add(self, num_bytes: int) -> None:
         """Count bytes that came from ``load``. Never blocks."""

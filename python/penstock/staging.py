@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +70,12 @@ class Slab:
     memory: torch.Tensor  # uint8[num_bytes]
     fences: list[torch.cuda.Event] = field(default_factory=list)
 
+    @cached_property
+    def bytes(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The memory as an array, where it is the host's."""
+        view: np.ndarray[Any, np.dtype[np.uint8]] = self.memory.numpy()
+        return view
+
 
 @dataclass(eq=False)
 class Slot:
@@ -84,25 +91,24 @@ class Slot:
         self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> np.ndarray[Any, np.dtype[Any]]:
         """A view of the host slab, to be written by a worker."""
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
-        view: np.ndarray[Any, np.dtype[Any]] = self.host.memory.numpy()[offset : offset + num_bytes]
-        return view.view(dtype).reshape(shape)
+        view: np.ndarray[Any, np.dtype[Any]] = np.ndarray(shape, dtype, self.host.bytes, offset)
+        return view
 
 
 Consumer = tuple[int, "torch.cuda.Stream"]  # the thread that took a batch, and its stream then
 
 
 class _Lease:
-    """Owns a slot while tensors over its device slab are alive. Deleted by the last of them."""
+    """Owns a CUDA slab while tensors over it are alive. Deleted by the last of them."""
 
-    __slots__ = ("_consumer", "_slot", "_staging")
+    __slots__ = ("_consumer", "_slab", "_staging")
 
-    def __init__(self, slot: Slot, staging: Staging, consumer: Consumer | None) -> None:
-        self._slot, self._staging, self._consumer = slot, staging, consumer
+    def __init__(self, slab: Slab, staging: Staging, consumer: Consumer) -> None:
+        self._slab, self._staging, self._consumer = slab, staging, consumer
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
-            self._staging._end_lease(self._slot, self._consumer)
+            self._staging._end_lease(self._slab, self._consumer)
 
 
 class Staging:
@@ -118,11 +124,10 @@ class Staging:
     def __init__(self, device: torch.device, slot_bytes: int, num_slots: int) -> None:
         self.device = device
         self._slot_bytes = slot_bytes
-        self._num_slots = num_slots
         # deque.append and popleft are atomic: a lease may end inside the garbage collector, in any thread,
         # so no lock may be taken there.
-        self._free_hosts: deque[Slab] = deque()
-        self._free_devices: deque[Slab] = deque()
+        self._free_hosts: deque[Slab] = deque(maxlen=num_slots)
+        self._free_devices: deque[Slab] = deque(maxlen=num_slots)
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.num_allocated = 0
 
@@ -156,26 +161,26 @@ class Staging:
     def lend(self, slot: Slot) -> torch.Tensor:
         """Tensor uint8[size] over the slot, for the consumer; the slot is free when its last view is gone."""
         slot.state = "IN_USE"
-        consumer: Consumer | None = None
-        if slot.copied is not None:
+        slab = slot.device
+        address = slab.memory.data_ptr()
+        if slot.copied is None:
+            # The deque's own append, so that the slab is back without a step of the interpreter: a signal
+            # handler that raised inside a Python function called by a dying tensor would not be heard.
+            put_back = self._free_devices.append if self._is_kept(slab) else None
+            capsule = _core.lend(address, slot.size, _DLPACK_CPU, 0, slab, put_back)
+        else:
             stream = torch.cuda.current_stream(self.device)
-            consumer = threading.get_ident(), stream
             stream.wait_event(slot.copied)
-        capsule = _core.lend(
-            slot.device.memory.data_ptr(),
-            slot.size,
-            _DLPACK_CPU if consumer is None else _DLPACK_CUDA,
-            self.device.index or 0,
-            _Lease(slot, self, consumer),
-        )
+            lease = _Lease(slab, self, (threading.get_ident(), stream))
+            capsule = _core.lend(address, slot.size, _DLPACK_CUDA, self.device.index or 0, lease)
         tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(capsule)
         return tensor
 
     def put_back(self, slot: Slot) -> None:
-        """Return a slot that was taken and will not be lent, or whose lease ended."""
-        if slot.state == "FILLING" and slot.host is not slot.device:
-            self._keep(self._free_hosts, slot.host)
+        """Return a slot that was taken and will not be shipped."""
         slot.state = "FREE"
+        if slot.host is not slot.device:
+            self._keep(self._free_hosts, slot.host)
         self._keep(self._free_devices, slot.device)
 
     def _take(self, free: deque[Slab], num_bytes: int, allocate: Callable[[int], torch.Tensor]) -> Slab:
@@ -188,9 +193,13 @@ class Staging:
         return Slab(allocate(max(num_bytes, self._slot_bytes)))
 
     def _keep(self, free: deque[Slab], slab: Slab) -> None:
-        """Keep a slab for reuse, unless it is an odd size or there are enough (batches were kept)."""
-        if len(free) < self._num_slots and slab.memory.numel() == self._slot_bytes:
+        """Keep a slab for reuse, in place of the oldest if there are enough (batches were kept)."""
+        if self._is_kept(slab):
             free.append(slab)
+
+    def _is_kept(self, slab: Slab) -> bool:
+        """Whether it is of the size that any batch within the budget fits into."""
+        return slab.memory.numel() == self._slot_bytes
 
     def _allocate_pinned(self, num_bytes: int) -> torch.Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
@@ -201,17 +210,16 @@ class Staging:
         with torch.cuda.stream(self._copy_stream):
             return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
-    def _end_lease(self, slot: Slot, consumer: Consumer | None) -> None:
-        if consumer is not None:
-            ident, stream = consumer
-            streams = {torch.cuda.current_stream(self.device)}
-            if threading.get_ident() != ident:
-                # The last reference died in another thread, whose current stream says nothing of the loop.
-                streams.add(stream)
-            for stream in streams:
-                used = torch.cuda.Event()
-                used.record(stream)
-                slot.device.fences.append(used)
-                # Should the slab not be kept: torch's allocator must not hand it out before the loop is done.
-                slot.device.memory.record_stream(stream)
-        self.put_back(slot)
+    def _end_lease(self, slab: Slab, consumer: Consumer) -> None:
+        ident, stream = consumer
+        streams = {torch.cuda.current_stream(self.device)}
+        if threading.get_ident() != ident:
+            # The last reference died in another thread, whose current stream says nothing of the loop.
+            streams.add(stream)
+        for stream in streams:
+            used = torch.cuda.Event()
+            used.record(stream)
+            slab.fences.append(used)
+            # Should the slab not be kept: torch's allocator must not hand it out before the loop is done.
+            slab.memory.record_stream(stream)
+        self._keep(self._free_devices, slab)

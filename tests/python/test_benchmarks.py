@@ -19,5 +19,5 @@ def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "penstock.Prefetcher" in done.stdout
     seconds = json.loads(raw.read_text(encoding="utf-8"))["seconds"]
-    assert len(seconds) == 5
+    assert len(seconds) == 6
     assert all(len(values) == 2 for values in seconds.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import subprocess
 import sys
@@ -60,6 +61,39 @@ def test_the_tensor_is_the_memory() -> None:
     tensor[3] = 200
     assert slab.memory[3] == 200
     assert tensor.data_ptr() == slab.memory.ctypes.data
+
+
+def test_the_end_is_told_once_with_the_owner() -> None:
+    slab, told = Slab(), collections.deque[Slab]()
+    capsule = _core.lend(slab.memory.ctypes.data, 16, HOST, 0, slab, told.append)
+    tensor = torch.utils.dlpack.from_dlpack(capsule)
+    views = [tensor[2:], tensor.numpy()]
+    del tensor, capsule
+    assert not told
+    views.clear()
+    assert list(told) == [slab]
+
+
+def test_the_end_is_told_of_a_capsule_that_nobody_used() -> None:
+    slab, told = Slab(), collections.deque[Slab]()
+    _core.lend(slab.memory.ctypes.data, 16, HOST, 0, slab, told.append)
+    assert list(told) == [slab]
+
+
+def test_an_end_that_raises_is_reported_and_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+
+    def refuse(_: object) -> None:
+        raise OSError("no room")
+
+    slab = Slab()
+    alive = weakref.ref(slab)
+    _core.lend(slab.memory.ctypes.data, 16, HOST, 0, slab, refuse)
+    del slab
+    assert [str(report.exc_value) for report in reports] == ["no room"]
+    reports.clear()
+    assert alive() is None
 
 
 def test_the_loan_ends_with_the_tensor() -> None:

@@ -86,6 +86,20 @@ class RowReader:
         chunk.first_index = first_index
         return chunk
 
+    def plain_text(self, row: object) -> str | None:
+        """The text of a row that comes alone and can be used as it is; None: ``chunk`` must look at it.
+
+        Where rows come one at a time, from ``load``, an Arrow batch of one costs more than tokenizing it.
+        """
+        columns = self.columns
+        if columns.ids or columns.kept or columns.pair is not None:
+            return None
+        text = row.get(columns.text) if type(row) is dict else row
+        if type(text) is not str or num_bytes(text) > columns.max_row_bytes or checked_text(text):
+            return None
+        self._seen_row = True
+        return text
+
     def look_at_first(self, rows: Sequence[object], place: str) -> None:
         """Decide from the first usable row what rows are, and check its columns."""
         if self._seen_row:
