@@ -10,6 +10,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_used()) {
     register_ring(m);
     register_collate(m);
     register_lend(m);
+    register_models(m);
+    register_tokenizer(m);
 }
 
 }  // namespace penstock::bindings

@@ -11,5 +11,7 @@ namespace py = pybind11;
 void register_ring(py::module_& m);
 void register_collate(py::module_& m);
 void register_lend(py::module_& m);
+void register_models(py::module_& m);
+void register_tokenizer(py::module_& m);
 
 }  // namespace penstock::bindings

@@ -4,10 +4,23 @@ The compiled part of Penstock. Private: use the package's own names.
 """
 
 from __future__ import annotations
+import collections.abc
 import numpy
+import numpy.typing
 import typing
 
-__all__: list[str] = ["Ring", "collate", "lend"]
+__all__: list[str] = [
+    "Frame",
+    "Model",
+    "Ring",
+    "Tokenizer",
+    "byte_bpe",
+    "collate",
+    "lend",
+    "piece_bpe",
+    "unigram",
+    "wordpiece",
+]
 
 class Ring:
     """
@@ -100,6 +113,85 @@ class Ring:
         Tickets taken.
         """
 
+class Model:
+    """
+    A family's way from text to tokens, until a Tokenizer takes it.
+    """
+    def normalize(self, text: str) -> str:
+        """
+        What the normalizer makes of a text. ValueError: not known exactly.
+        """
+
+class Frame:
+    """
+    What stands around the texts of a row, and how long it may be.
+    """
+    def __init__(
+        self,
+        pieces: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        max_length: typing.SupportsInt | typing.SupportsIndex | None,
+        is_left: bool,
+    ) -> None:
+        """
+        pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens.
+        """
+
+class Tokenizer:
+    """
+    Texts to token ids, exactly as `tokenizers` makes them. Immutable; any thread.
+    """
+    def __init__(
+        self,
+        model: Model,
+        raw: collections.abc.Sequence[tuple[str, int, bool, bool, bool]],
+        normalized: collections.abc.Sequence[tuple[str, int, bool, bool, bool]],
+        may_cut: bool,
+    ) -> None:
+        """
+        raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip).
+        """
+    def count_rows(
+        self, texts: typing.Any, frame: Frame
+    ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8]]:
+        """
+        Blocks, without the GIL. How many tokens encode_rows() would make, int64[rows], and its status.
+        """
+    def encode_rows(
+        self, texts: typing.Any, pairs: typing.Any, frame: Frame, with_types: bool
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int64],
+        numpy.typing.NDArray[numpy.uint8] | None,
+        numpy.typing.NDArray[numpy.int64],
+        numpy.typing.NDArray[numpy.uint8],
+    ]:
+        """
+        Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.
+
+        Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
+        text as far as it was read, and status uint8[rows]: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
+        known exactly: `tokenizers` must do it. A row that is not done has no tokens.
+        """
+
+def byte_bpe(
+    vocab: dict[str, int],
+    merges: list[typing.Any],
+    *,
+    patterns: collections.abc.Sequence[str],
+    add_prefix_space: bool,
+    ignore_merges: bool,
+    normalizer: collections.abc.Sequence[tuple[typing.Any, ...]],
+) -> Model:
+    """
+    normalizer: (name, settings...) for each step.
+    """
+
 def collate(
     ids: numpy.ndarray,
     starts: numpy.ndarray,
@@ -136,4 +228,44 @@ def lend(
     the capsule dies unused; then calls `at_end(owner)`, if there is one, in that thread. A built-in such as
     `deque.append` runs there without a step of the interpreter, so no signal handler can come between. The
     memory must stay valid for as long as `owner` lives.
+    """
+
+def piece_bpe(
+    vocab: dict[str, int],
+    merges: list[typing.Any],
+    *,
+    unk_token: str | None,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    normalizer: collections.abc.Sequence[tuple[typing.Any, ...]],
+    metaspace: tuple[str, bool] | None,
+) -> Model:
+    """
+    metaspace: (prepend_scheme, split), or None.
+    """
+
+def unigram(
+    vocab: list[typing.Any],
+    *,
+    unk_id: typing.SupportsInt | typing.SupportsIndex,
+    byte_fallback: bool,
+    normalizer: collections.abc.Sequence[tuple[typing.Any, ...]],
+    splits_at_spaces: bool,
+    metaspace: tuple[str, bool] | None,
+) -> Model:
+    """
+    vocab: [piece, score] each; splits_at_spaces: WhitespaceSplit.
+    """
+
+def wordpiece(
+    vocab: dict[str, int],
+    *,
+    unk_token: str,
+    prefix: str,
+    max_word_chars: typing.SupportsInt | typing.SupportsIndex,
+    bert: tuple[bool, bool, bool, bool] | None,
+) -> Model:
+    """
+    bert: BertNormalizer's clean_text, handle_chinese_chars, strip_accents, lowercase; None: no normalizer.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.batch import Batch
@@ -117,7 +118,7 @@ class Prefetcher:
         prompt: str = "",
         padding_side: Literal["right", "left"] | None = None,
     ) -> None:
-        _require_positive(
+        _require_counts(
             max_length=max_length,
             stride=stride,
             max_batch_tokens=max_batch_tokens,
@@ -126,16 +127,15 @@ class Prefetcher:
             batches_ahead=batches_ahead,
             rows_ahead=rows_ahead,
             num_workers=num_workers,
-            timeout=timeout,
-            max_wait=max_wait,
             max_row_bytes=max_row_bytes,
             max_buffered_bytes=max_buffered_bytes,
         )
+        _require_seconds(timeout=timeout, max_wait=max_wait)
         _check_choices(on_error=on_error, truncation=truncation, padding_side=padding_side)
-        if retries < 0:
-            raise ConfigError(f"retries={retries}: must be 0 or more.")
-        if isinstance(keep, str):
-            raise ConfigError(f"keep={keep!r}: must be a list of column names, not one string.")
+        if not _is_count(retries) or retries < 0:
+            raise ConfigError(f"retries={retries!r}: must be a whole number, 0 or more.")
+        if isinstance(keep, str) or not isinstance(keep, Iterable):
+            raise ConfigError(f"keep={keep!r}: must be a list of column names.")
         if load is None and (timeout is not None or retries):
             raise ConfigError("timeout and retries are about load=, which is not given.")
         if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
@@ -286,10 +286,20 @@ def _check_choices(**arguments: str | None) -> None:
             raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed[name]))}.")
 
 
-def _require_positive(**arguments: float | None) -> None:
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _require_counts(**arguments: Any) -> None:
     for name, value in arguments.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}={value!r}: must be greater than 0.")
+        if value is not None and not (_is_count(value) and value > 0):
+            raise ConfigError(f"{name}={value!r}: must be a whole number greater than 0.")
+
+
+def _require_seconds(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None and not (isinstance(value, Real) and float(value) > 0):
+            raise ConfigError(f"{name}={value!r}: must be seconds, greater than 0.")
 
 
 def _default_workers(*, has_load: bool) -> int:

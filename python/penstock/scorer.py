@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from penstock.sources import UnitSource, plan_units
 from penstock.sources.chunk import MAX_ROW_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
@@ -295,8 +296,8 @@ def _check_apart(paths: list[str], output: str) -> None:
 
 
 def _kept(id_column: str | None, keep: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(keep, str):
-        raise ConfigError(f"keep={keep!r}: must be a list of column names, not one string.")
+    if isinstance(keep, str) or not isinstance(keep, Iterable):
+        raise ConfigError(f"keep={keep!r}: must be a list of column names.")
     names = ([id_column] if id_column else []) + list(keep)
     return tuple(dict.fromkeys(names))
 

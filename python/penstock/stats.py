@@ -94,12 +94,17 @@ class Stats:
         verdict = remedies.get(self.bottleneck, "the model is the bottleneck, as it should be.")
         if self.num_batches < _FEW_BATCHES:
             verdict = "too few batches to say who waited for whom."
-        failed = f", {self.num_failed:,} rows failed" if self.num_failed else ""
+        failed = f", {_count(self.num_failed, 'row')} failed" if self.num_failed else ""
         return (
             f"the loop waited {percent} of the time for data: {verdict}\n"
-            f"{self.num_rows:,} rows, {self.num_tokens:,} tokens in {self.num_batches:,} batches and "
+            f"{_count(self.num_rows, 'row')}, {_count(self.num_tokens, 'token')} in "
+            f"{_count(self.num_batches, 'batch', 'es')} and "
             f"{self.elapsed_s:.2f} s ({self.padding_share:.1%} padding{failed})"
         )
+
+
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 class Clock:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import tokenizers
+import numpy as np
 
+from penstock import _core
 from penstock.errors import ConfigError
 from penstock.ragged import Ragged
-from penstock.tokenizer_engine import Texts, TokenizersEngine
-from penstock.tokenizer_files import Found, Settings, find, parse
+from penstock.tokenizer_files import Found, Settings, find
 from penstock.tokenizer_layout import Frame, Layout
+from penstock.tokenizer_native import make_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from penstock.ragged import Int64Array
+    from penstock.tokenizer_engine import Texts
 
 __all__ = ["Ragged", "Tokenizer"]
 
@@ -45,8 +52,8 @@ class Tokenizer:
         """For ``from_pretrained``; not for callers."""
         self._place, self._json = found.place, found.json
         self._settings = found.settings
-        self._engine = TokenizersEngine(found.backend, found.place)
-        self._vocab_size: int = found.backend.get_vocab_size()
+        self._engine = found.engine
+        self._vocab_size = found.engine.vocab_size
         self._begin = begin
 
     @classmethod
@@ -149,6 +156,95 @@ class Tokenizer:
         )
         return self._engine.encode(texts, pairs, layout)
 
+    def encode_padded(
+        self,
+        texts: Texts,
+        pairs: Texts | None = None,
+        *,
+        max_length: int | None = None,
+        truncation: Literal["right", "left"] = "right",
+        padding_side: Literal["right", "left"] | None = None,
+        multiple_of: int = 1,
+        add_special_tokens: bool = True,
+        out: Mapping[str, Int64Array] | None = None,
+    ) -> dict[str, Int64Array]:
+        """Tokenize texts into padded matrices, the shape that models take, in memory of the caller's.
+
+        Args:
+            texts, pairs, max_length, truncation, add_special_tokens: As in ``encode_batch``.
+            padding_side: Where rows are filled up. None: where the tokenizer says.
+            multiple_of: The width is the longest row's, rounded up to a multiple of this.
+            out: By name of the input, ``int64[n]`` to write to, contiguous, of at least rows times width
+                elements; ``torch`` tensors in (pinned) host memory give theirs with ``.numpy()``. None: new
+                memory.
+
+        Returns:
+            ``int64[rows, width]`` by name of the model's inputs: views of ``out`` if it is given.
+
+        Raises:
+            RowTokenizerError: A text cannot be tokenized.
+            ConfigError: An argument cannot be right; ``out`` lacks an input, or room.
+
+        Example:
+            >>> from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+            >>> backend = Backend(models.WordLevel({"a": 3, "b": 4, "?": 5}, unk_token="?"))
+            >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+            >>> batch = Tokenizer.from_pretrained(backend).encode_padded(["a b", "b"])
+            >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist()
+            ([[3, 4], [4, 0]], [[1, 1], [1, 0]])
+        """
+        if multiple_of < 1:
+            raise ConfigError(f"multiple_of={multiple_of}: must be at least 1")
+        side = padding_side or self.padding_side
+        if side not in ("right", "left"):
+            raise ConfigError(f'padding_side={side!r}: must be "right" or "left"')
+        rows = self.encode_batch(
+            texts, pairs, max_length=max_length, truncation=truncation, add_special_tokens=add_special_tokens
+        )
+        width = -(-int(rows.lengths.max(initial=1)) // multiple_of) * multiple_of
+        shape = len(rows), width
+        arrays = {name: _room(out, name, shape) for name in self._settings.model_input_names}
+        _core.collate(
+            rows.ids,
+            rows.offsets[:-1],
+            rows.offsets[1:],
+            input_ids=arrays["input_ids"],
+            attention_mask=arrays.get("attention_mask"),
+            token_type_ids=arrays.get("token_type_ids"),
+            position_ids=arrays.get("position_ids"),
+            type_ids=rows.type_ids,
+            pad_id=self.pad_id,
+            pad_type_id=self.pad_type_id,
+            pad_left=side == "left",
+        )
+        return arrays
+
+    def count_batch(
+        self,
+        texts: Texts,
+        *,
+        max_length: int | None = None,
+        add_special_tokens: bool = True,
+    ) -> Int64Array:
+        """How many tokens the rows of texts would have, ``int64[rows]``.
+
+        Args:
+            texts, max_length, add_special_tokens: As in ``encode_batch``. With ``max_length`` little more
+                of a long text is read than that many tokens take.
+
+        Raises:
+            RowTokenizerError: A text cannot be tokenized.
+
+        Example:
+            >>> from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+            >>> backend = Backend(models.WordLevel({"a": 3, "b": 4, "?": 5}, unk_token="?"))
+            >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+            >>> Tokenizer.from_pretrained(backend).count_batch(["a b", "b"]).tolist()
+            [2, 1]
+        """
+        layout = Layout(frame=self._frame(1, add_special_tokens), max_length=max_length)
+        return self._engine.count(texts, layout)
+
     def with_bos(self, bos_id: int | None) -> Tokenizer:
         """A view whose rows say what is to be scored, for a model that predicts each next token.
 
@@ -241,13 +337,13 @@ class Tokenizer:
 
     @property
     def engine(self) -> str:
-        """``"tokenizers"``: what does the work."""
+        """What does the work: ``"native"``, the C++ engine, or ``"tokenizers"``, the package."""
         return self._engine.name
 
     @property
     def engine_reason(self) -> str:
         """Why this engine."""
-        return f"the tokenizers package ({tokenizers.__version__}) takes every tokenizer.json"
+        return self._engine.reason
 
     def _frame(self, num_texts: int, add_special_tokens: bool) -> Frame:
         if self._begin is None:
@@ -268,5 +364,20 @@ class Tokenizer:
         return _rebuilt, (self._place, self._json, self._settings, self._begin)
 
 
+def _room(out: Mapping[str, Int64Array] | None, name: str, shape: tuple[int, int]) -> Int64Array:
+    if out is None:
+        return np.empty(shape, np.int64)
+    size = shape[0] * shape[1]
+    memory = out.get(name)
+    if memory is None:
+        raise ConfigError(f"out: holds no {name!r}, which the model takes")
+    if memory.dtype != np.int64 or not memory.flags.c_contiguous or memory.size < size:
+        raise ConfigError(
+            f"out[{name!r}]: must be contiguous int64 with room for {shape[0]:,} rows of {shape[1]:,}, not "
+            f"{memory.dtype} of {memory.size:,}"
+        )
+    return memory.reshape(-1)[:size].reshape(shape)
+
+
 def _rebuilt(place: str, text: str, settings: Settings, begin: _Begin | None) -> Tokenizer:
-    return Tokenizer(Found(place, text, parse(text, place), settings), begin)
+    return Tokenizer(Found(place, text, make_engine(text, place), settings), begin)

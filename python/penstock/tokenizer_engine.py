@@ -1,8 +1,9 @@
 """The engine over the `tokenizers` package: any tokenizer.json, at that package's speed.
 
-An engine is immutable and shared by all threads. It has a ``name`` and two methods: ``frame`` (what the
-tokenizer puts around texts) and ``encode`` (texts and a layout to rows). ``encode_batch_fast`` is what
-runs underneath: it lets go of the GIL, unlike ``encode``, and keeps no character offsets.
+An engine is immutable and shared by all threads. It has a ``name``, a ``reason``, a vocabulary, and two
+methods: ``frame`` (what the tokenizer puts around texts) and ``encode`` (texts and a layout to rows).
+``encode_batch_fast`` is what runs underneath: it lets go of the GIL, unlike ``encode``, and keeps no
+character offsets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ConfigError, RowTokenizerError, TokenizerError
-from penstock.tokenizer_files import PASSES
+from penstock.tokenizer_backend import PASSES, parse
 from penstock.tokenizer_layout import Frame, Layout, Spans, emptied
 
 if TYPE_CHECKING:
@@ -36,16 +37,19 @@ class TokenizersEngine:
     """Tokenizes with the `tokenizers` package.
 
     Args:
-        backend: A ``tokenizers.Tokenizer`` that nobody else holds; it is changed here.
+        text: The tokenizer.json.
         place: Where it comes from, for messages.
+        reason: Why this engine.
 
     Raises:
-        TokenizerError: Its post-processor leaves out a text or doubles it.
+        TokenizerError: The file is damaged, or its post-processor leaves out a text or doubles it.
     """
 
     name = "tokenizers"
 
-    def __init__(self, backend: Any, place: str) -> None:
+    def __init__(self, text: str, place: str, reason: str) -> None:
+        self.reason = reason
+        backend = parse(text, place)
         backend.no_truncation()
         backend.no_padding()
         processor, backend.post_processor = backend.post_processor, None
@@ -61,7 +65,21 @@ class TokenizersEngine:
         # The layout adds the special tokens from here on; without the post-processor, which trims
         # them, offsets say where tokens really begin and end.
         backend.post_processor = None
-        self._backend = backend
+        self._loaded: Any = backend
+
+    @property
+    def _backend(self) -> Any:
+        return self._loaded
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary, added ones counted."""
+        return int(self._backend.get_vocab_size())
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, if there is one."""
+        number: int | None = self._backend.token_to_id(token)
+        return number
 
     def frame(self, num_texts: int, *, add_special_tokens: bool) -> Frame:
         """What stands around one text, or around a pair.
@@ -106,12 +124,23 @@ class TokenizersEngine:
             last = len(strings) - num_rows
             tokens = [ids[start:stop] for start, stop in pairwise(offsets[last:].tolist())]
             num_bytes = self._bytes_of(strings[last:], tokens, scored, reasons)
-            rows = replace(rows, num_bytes=_spread(num_bytes, rows.row_of))
+            rows = replace(rows, num_bytes=spread(num_bytes, rows.row_of))
         failures: dict[int, Exception] = {}
         for at, reason in sorted(reasons.items()):
             which = "" if at < num_rows else "of the pair's second text: "
             failures.setdefault(at % num_rows, RowTokenizerError(which + reason, row=at % num_rows + 1))
         return (emptied(rows, list(failures)) if failures else rows), failures
+
+    def count(self, texts: Texts, layout: Layout) -> Int64Array:
+        """``int64[rows]``: tokens of each row, without the rows.
+
+        Raises:
+            RowTokenizerError: A text cannot be tokenized.
+        """
+        rows, failures = self.encode(texts, None, layout)
+        if failures:
+            raise failures[min(failures)]
+        return rows.lengths
 
     def _tokens(self, texts: list[str], reasons: dict[int, str]) -> tuple[Int32Array, Int64Array]:
         """``int32[n]`` tokens of all texts and ``int64[texts + 1]`` where each begins."""
@@ -141,15 +170,18 @@ class TokenizersEngine:
             if start == 0 and stop == len(rows[at]) > 0:
                 num_bytes[at] = _utf8_bytes(texts[at])
             elif start < stop:
-                parts.append(_Part(at, texts[at], rows[at], start, stop))
+                parts.append(Part(at, texts[at], rows[at], start, stop))
+        self._measure(parts, num_bytes, reasons)
+        return num_bytes
+
+    def _measure(self, parts: list[Part], num_bytes: Int64Array, reasons: dict[int, str]) -> None:
         for first, last in _blocks([part.text for part in parts]):
             block = parts[first:last]
             for part, encoding in zip(block, self._with_ends(block, reasons), strict=True):
                 if encoding:
                     num_bytes[part.row] = part.num_bytes(encoding)
-        return num_bytes
 
-    def _with_ends(self, parts: list[_Part], reasons: dict[int, str]) -> list[Any]:
+    def _with_ends(self, parts: list[Part], reasons: dict[int, str]) -> list[Any]:
         """Encodings that know where the tokens of texts end, at least those that matter."""
         encode, numbers = self._backend.encode_batch, [part.row for part in parts]
         encodings = _encodings(encode, [part.head for part in parts], numbers, reasons)
@@ -160,7 +192,7 @@ class TokenizersEngine:
         return encodings
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """A text of which only the tokens from ``start`` to ``stop`` are scored."""
 
     row: int
@@ -260,7 +292,7 @@ def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _spread(num_bytes: Int64Array, row_of: Int64Array | None) -> Int64Array:
+def spread(num_bytes: Int64Array, row_of: Int64Array | None) -> Int64Array:
     """Of the windows of a row the first carries its bytes."""
     if row_of is None:
         return num_bytes

@@ -13,11 +13,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tokenizers
 
 from penstock.errors import ConfigError, TokenizerError
+from penstock.tokenizer_native import make_engine
+
+if TYPE_CHECKING:
+    from penstock.tokenizer_engine import TokenizersEngine
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -39,17 +43,6 @@ INPUTS_OF = {
     **dict.fromkeys(("deberta", "debertav2"), DEBERTA_INPUTS),
     "fnet": ("input_ids", "token_type_ids"),
 }
-# What must go on as it came; all else that `tokenizers` throws is the fault of what it was given.
-PASSES = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
-SECTIONS = (
-    "normalizer",
-    "pre_tokenizer",
-    "post_processor",
-    "decoder",
-    "added_tokens",
-    "truncation",
-    "padding",
-)
 
 
 @dataclass(frozen=True)
@@ -67,11 +60,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """A tokenizer that was read: its tokenizer.json, the backend made of it, and the settings."""
+    """A tokenizer that was read: its tokenizer.json, the engine made of it, and the settings."""
 
     place: str
     json: str
-    backend: tokenizers.Tokenizer
+    engine: TokenizersEngine
     settings: Settings
 
 
@@ -110,48 +103,6 @@ def find(source: Any, revision: str | None = None) -> Found:
     raise TokenizerError(f"{source}: no such folder or file, and it cannot be a hub id")
 
 
-def parse(text: str, place: str) -> tokenizers.Tokenizer:
-    """Make a backend of the text of a tokenizer.json.
-
-    Raises:
-        TokenizerError: It is damaged; the message says where.
-    """
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except PASSES:
-        raise
-    except BaseException as error:  # noqa: BLE001  a panic in the Rust code is no Exception
-        raise TokenizerError(f"{place}: {_damage(text, str(error))}") from None
-
-
-def _is_readable(text: str) -> bool:
-    try:
-        tokenizers.Tokenizer.from_str(text)
-    except PASSES:
-        raise
-    except BaseException:  # noqa: BLE001
-        return False
-    return True
-
-
-def _damage(text: str, error: str) -> str:
-    if text.startswith("version https://git-lfs"):
-        return "is only a Git LFS pointer; fetch the file itself with git lfs pull"
-    try:
-        document = json.loads(text)
-    except ValueError as syntax:
-        return f"is not JSON: {syntax}. The file is cut short or damaged; fetch it again"
-    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
-        return "has no model section, so it is not a tokenizer.json"
-    version = tokenizers.__version__
-    advice = f"The file is damaged, or newer than the tokenizers package ({version}); update that"
-    for section in SECTIONS:
-        empty: Any = [] if section == "added_tokens" else None
-        if _is_readable(json.dumps(document | {section: empty})):
-            return f"section {section}: {error}. {advice}"
-    return f"section model: {error}. {advice}"
-
-
 def _from_file(path: Path) -> Found:
     if not path.is_file():
         raise TokenizerError(
@@ -162,10 +113,10 @@ def _from_file(path: Path) -> Found:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path}: is not UTF-8 at byte {error.start:,}; fetch it again") from error
-    backend = parse(text, str(path))
+    engine = make_engine(text, str(path))
     # A file by any other name does not belong to the files next to it.
     files = [_read_settings(path.parent / name) if path.name == MODEL_FILE else {} for name in SETTINGS_FILES]
-    return Found(str(path), text, backend, _settings(backend, *files))
+    return Found(str(path), text, engine, _settings(engine, *files))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -180,19 +131,19 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _settings(backend: tokenizers.Tokenizer, config: Json, special: Json, model: Json) -> Settings:
+def _settings(engine: TokenizersEngine, config: Json, special: Json, model: Json) -> Settings:
     are_named = any(name in {*config, *special} for name in SPECIAL_NAMES)
 
     def token_id(name: str) -> int | None:
         for settings in (config, special):
             if name in settings:
-                return _id_of(backend, settings[name])
+                return _id_of(engine, settings[name])
         # Old folders name no special tokens at all; then the model's configuration knows.
         number = None if are_named else model.get(f"{name}_id")
         return number if isinstance(number, int) else None
 
     eos_id = token_id("eos_token")
-    pad_ids = (token_id("pad_token"), _id_of(backend, "[PAD]"), _id_of(backend, "<pad>"), eos_id, 0)
+    pad_ids = (token_id("pad_token"), _id_of(engine, "[PAD]"), _id_of(engine, "<pad>"), eos_id, 0)
     return Settings(
         model_input_names=_input_names(config, model),
         pad_id=next(number for number in pad_ids if number is not None),
@@ -204,9 +155,9 @@ def _settings(backend: tokenizers.Tokenizer, config: Json, special: Json, model:
     )
 
 
-def _id_of(backend: tokenizers.Tokenizer, token: Any) -> int | None:
+def _id_of(engine: TokenizersEngine, token: Any) -> int | None:
     content = token.get("content") if isinstance(token, dict) else token
-    return backend.token_to_id(content) if isinstance(content, str) else None
+    return engine.token_to_id(content) if isinstance(content, str) else None
 
 
 def _kind(config: Json, model: Json) -> str:
@@ -242,7 +193,7 @@ def _limit(length: Any) -> int | None:
 def _from_backend(backend: tokenizers.Tokenizer) -> Found:
     place = "tokenizers.Tokenizer"
     text = _serialized(backend, place)
-    copy = parse(text, place)
+    copy = make_engine(text, place)
     settings = _settings(copy, {}, {}, {})
     if backend.padding is not None:
         padding = backend.padding
@@ -268,7 +219,7 @@ def _from_transformers(source: Any) -> Found:
         bos_id=source.bos_token_id,
         eos_id=source.eos_token_id,
     )
-    return Found(place, text, parse(text, place), settings)
+    return Found(place, text, make_engine(text, place), settings)
 
 
 def _serialized(backend: tokenizers.Tokenizer, place: str) -> str:

@@ -77,6 +77,11 @@ class Frame:
         return before
 
     @property
+    def num_texts(self) -> int:
+        """Texts of a row."""
+        return sum(piece.text is not None for piece in self.pieces)
+
+    @property
     def is_pair(self) -> bool:
         """Whether a row holds two texts."""
         return any(piece.text == 1 for piece in self.pieces)

@@ -16,6 +16,7 @@ import tokenizers
 
 from penstock.errors import ConfigError, RowError, RowTokenizerError, TokenizerError
 from penstock.tokenizer import Ragged, Tokenizer
+from penstock.tokenizer_engine import TokenizersEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,9 +201,10 @@ class Panicking:
 
 def panicking(folder: Path, error: type[BaseException]) -> tuple[Tokenizer, Panicking]:
     tokenizer = Tokenizer.from_pretrained(folder)
-    engine: Any = tokenizer._engine
-    engine._backend = Panicking(engine._backend, error)
-    return tokenizer, engine._backend
+    engine: Any = TokenizersEngine((folder / "tokenizer.json").read_text(), str(folder), "a test")
+    backend = engine._loaded = Panicking(engine._loaded, error)
+    tokenizer._engine = engine
+    return tokenizer, backend
 
 
 def test_a_panic_fails_only_its_own_rows(tiny_bpe: Path, bpe: Tokenizer) -> None:
@@ -277,9 +279,9 @@ def test_fingerprints_tell_tokenizers_apart(bpe: Tokenizer, wordpiece: Tokenizer
 
 
 def test_a_tokenizer_says_what_it_is(bpe: Tokenizer, wordpiece: Tokenizer, tiny_bpe: Path) -> None:
-    assert repr(bpe) == f"<Tokenizer {tiny_bpe / 'tokenizer.json'}: 384 tokens, engine tokenizers>"
+    assert repr(bpe) == f"<Tokenizer {tiny_bpe / 'tokenizer.json'}: 384 tokens, engine native>"
     assert repr(bpe.with_bos(None)).endswith(">.with_bos(None)")
-    assert (bpe.engine, bpe.engine_reason[:22]) == ("tokenizers", "the tokenizers package")
+    assert (bpe.engine, bpe.engine_reason) == ("native", "every part of the tokenizer.json is known")
     assert [bpe.num_special_tokens(), bpe.num_special_tokens(pair=True)] == [0, 0]
     assert [wordpiece.num_special_tokens(), wordpiece.num_special_tokens(pair=True)] == [2, 3]
 

@@ -230,7 +230,7 @@ def test_a_missing_column_is_found_while_planning_in_whichever_file(tmp_path: Pa
 
 @pytest.mark.parametrize("options", [{"unit_rows": 0}, {"unit_bytes": 0}, {"unit_rows": -1}])
 def test_units_of_nothing_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="must be at least 1"):
+    with pytest.raises(ConfigError, match="must be a whole number, at least 1"):
         plan_units(tmp_path, **options)
 
 

@@ -29,7 +29,7 @@ def silence_libraries(*, quiet: bool, debug: bool) -> None:
     from transformers.utils import logging
 
     are_disabled = quiet or are_progress_bars_disabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     if not are_disabled:
         enable_progress_bars()
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -197,8 +198,10 @@ def plan_units(
         SourceError: A file cannot be read at all.
         ConfigError: The arguments cannot be right.
     """
-    if unit_rows < 1 or unit_bytes < 1:
-        raise ConfigError(f"unit_rows and unit_bytes must be at least 1, not {unit_rows} and {unit_bytes}")
+    limits: dict[str, Any] = {"unit_rows": unit_rows, "unit_bytes": unit_bytes}
+    for name, value in limits.items():
+        if not isinstance(value, Integral) or int(value) < 1:
+            raise ConfigError(f"{name}={value!r}: must be a whole number, at least 1")
     columns = Columns(text_column, pair_column, keep, max_row_bytes, ids)  # type: ignore[arg-type]
     files = expand(paths, format)
     kept: dict[str, pa.DataType] | None = None

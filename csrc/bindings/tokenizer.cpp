@@ -1,0 +1,211 @@
+// penstock._core.Tokenizer: the tokenizer of csrc/text, texts of Python or Arrow in, arrays out.
+
+#include "text/tokenizer.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/gil.h"
+#include "bindings/models.h"
+#include "bindings/register.h"
+#include "bindings/text.h"
+
+namespace penstock::bindings {
+namespace {
+
+using text::Frame;
+using text::Ids;
+using text::Tokenizer;
+using Token = py::typing::Tuple<py::str, py::int_, py::bool_, py::bool_, py::bool_>;
+using Numbers = py::array_t<std::int64_t>;
+using Bytes = py::array_t<std::uint8_t>;
+using EncodedRows =
+    py::typing::Tuple<py::array_t<text::Id>, Numbers, py::typing::Optional<Bytes>, Numbers, Bytes>;
+using CountedRows = py::typing::Tuple<Numbers, Bytes>;
+
+// What became of a text. The numbers are those that Python reads.
+enum Status : std::uint8_t { kDone = 0, kNoText = 1, kInexact = 2 };
+
+// Rows as they grow.
+struct Rows {
+    Ids ids;
+    std::vector<std::int64_t> offsets{0};
+    std::vector<std::uint8_t> type_ids;
+    std::vector<std::int64_t> num_bytes;
+    std::vector<std::uint8_t> status;
+
+    void close_row(Status how) {
+        offsets.push_back(static_cast<std::int64_t>(ids.size()));
+        status.push_back(how);
+    }
+};
+
+// An array over memory that `owner` holds; nothing is copied.
+template <class Element, class Owner>
+py::array_t<Element> array_over(std::unique_ptr<Owner> owner, Element* data, std::size_t size) {
+    const py::capsule base(owner.release(), [](void* dead) { delete static_cast<Owner*>(dead); });
+    return py::array_t<Element>(static_cast<py::ssize_t>(size), data, base);
+}
+
+py::array_t<text::Id> array_of(Ids ids) {
+    auto owner = std::make_unique<Ids>(std::move(ids));
+    text::Id* const data = owner->data();
+    const std::size_t size = owner->size();
+    return array_over(std::move(owner), data, size);
+}
+
+template <class Element>
+py::array_t<Element> array_of(std::vector<Element> values) {
+    auto owner = std::make_unique<std::vector<Element>>(std::move(values));
+    Element* const data = owner->data();
+    const std::size_t size = owner->size();
+    return array_over(std::move(owner), data, size);
+}
+
+// Borrows a workspace for the time of a call.
+class Borrowed {
+  public:
+    explicit Borrowed(const Tokenizer& tokenizer) : tokenizer_(tokenizer), workspace_(tokenizer.borrow()) {}
+    ~Borrowed() { tokenizer_.give_back(std::move(workspace_)); }
+    Borrowed(const Borrowed&) = delete;
+    Borrowed& operator=(const Borrowed&) = delete;
+
+    text::Workspace& operator*() const noexcept { return *workspace_; }
+
+  private:
+    const Tokenizer& tokenizer_;
+    std::unique_ptr<text::Workspace> workspace_;
+};
+
+// work() without the GIL; it may run out of memory.
+template <class Work>
+void run(Work work) {
+    const bool is_done = without_gil([&]() noexcept {
+        try {
+            work();
+            return true;
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+    });
+    if (!is_done) throw std::bad_alloc();
+}
+
+EncodedRows encode_rows(const Tokenizer& tokenizer, const py::object& texts, const py::object& pairs,
+                        const Frame& frame, bool with_types) {
+    const Texts first(texts);
+    const Texts second(pairs.is_none() ? py::object(py::tuple()) : pairs);
+    const bool is_pair = !pairs.is_none();
+    if (is_pair && first.size() != second.size()) {
+        throw py::value_error("pairs: " + std::to_string(second.size()) + " for " +
+                              std::to_string(first.size()) + " texts; give one each");
+    }
+    Rows rows;
+    run([&] {
+        const Borrowed workspace(tokenizer);
+        std::string buffers[2];
+        rows.offsets.reserve(first.size() + 1);
+        for (std::size_t row = 0; row < first.size(); ++row) {
+            TextSource one(first[row], buffers[0]);
+            TextSource other(is_pair ? second[row] : Text{}, buffers[1]);
+            const bool is_exact = tokenizer.encode_row(one, other, frame, *workspace, rows.ids,
+                                                       with_types ? &rows.type_ids : nullptr);
+            const bool is_text = one.is_valid() && (!is_pair || other.is_valid());
+            if (!is_exact || !is_text) {
+                const auto begin = static_cast<std::size_t>(rows.offsets.back());
+                rows.ids.truncate(begin);
+                if (with_types) rows.type_ids.resize(begin);
+            }
+            rows.num_bytes.push_back(static_cast<std::int64_t>((is_pair ? other : one).num_bytes()));
+            rows.close_row(!is_text ? kNoText : !is_exact ? kInexact : kDone);
+        }
+    });
+    const py::object type_ids = with_types ? py::object(array_of(std::move(rows.type_ids))) : py::none();
+    return py::make_tuple(array_of(std::move(rows.ids)), array_of(std::move(rows.offsets)), type_ids,
+                          array_of(std::move(rows.num_bytes)), array_of(std::move(rows.status)));
+}
+
+CountedRows count_rows(const Tokenizer& tokenizer, const py::object& texts, const Frame& frame) {
+    const Texts all(texts);
+    std::vector<std::int64_t> counts;
+    std::vector<std::uint8_t> status;
+    run([&] {
+        const Borrowed workspace(tokenizer);
+        std::string buffer;
+        Ids ids;
+        TextSource none(Text{}, buffer);
+        for (std::size_t row = 0; row < all.size(); ++row) {
+            ids.clear();
+            TextSource one(all[row], buffer);
+            const bool is_exact = tokenizer.encode_row(one, none, frame, *workspace, ids, nullptr);
+            status.push_back(!one.is_valid() ? kNoText : !is_exact ? kInexact : kDone);
+            counts.push_back(status.back() == kDone ? static_cast<std::int64_t>(ids.size()) : 0);
+        }
+    });
+    return py::make_tuple(array_of(std::move(counts)), array_of(std::move(status)));
+}
+
+std::vector<text::AddedToken> added_tokens(const std::vector<Token>& tokens) {
+    std::vector<text::AddedToken> all;
+    for (const Token& token : tokens) {
+        all.push_back({.content = py::cast<std::string>(token[0]),
+                       .id = py::cast<text::Id>(token[1]),
+                       .single_word = py::cast<bool>(token[2]),
+                       .lstrip = py::cast<bool>(token[3]),
+                       .rstrip = py::cast<bool>(token[4])});
+    }
+    return all;
+}
+
+Frame frame_from(const std::vector<std::tuple<int, std::vector<text::Id>, int>>& pieces,
+                 std::optional<std::size_t> max_length, bool is_left) {
+    Frame frame;
+    for (const auto& [which, ids, type_id] : pieces) {
+        if (which < -1 || which > 1) throw py::value_error("a piece is text 0, text 1 or special (-1)");
+        frame.pieces.push_back({which, ids, static_cast<std::uint8_t>(type_id)});
+    }
+    if (max_length && *max_length < frame.num_special()) {
+        throw py::value_error("max_length=" + std::to_string(*max_length) +
+                              ": the special tokens alone are " + std::to_string(frame.num_special()));
+    }
+    frame.max_length = max_length;
+    frame.truncation = is_left ? text::Side::left : text::Side::right;
+    return frame;
+}
+
+}  // namespace
+
+void register_tokenizer(py::module_& m) {
+    py::class_<Frame>(m, "Frame", "What stands around the texts of a row, and how long it may be.")
+        .def(py::init(&frame_from), py::arg("pieces"), py::arg("max_length"), py::arg("is_left"),
+             R"(pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens.)");
+    py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(
+        m, "Tokenizer", "Texts to token ids, exactly as `tokenizers` makes them. Immutable; any thread.")
+        .def(py::init([](ModelHandle& model, const std::vector<Token>& raw,
+                         const std::vector<Token>& normalized, bool may_cut) {
+                 return std::make_shared<Tokenizer>(model.take(), text::AddedTokens(added_tokens(raw)),
+                                                    text::AddedTokens(added_tokens(normalized)), may_cut);
+             }),
+             py::arg("model"), py::arg("raw"), py::arg("normalized"), py::arg("may_cut"),
+             R"(raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip).)")
+        .def("encode_rows", encode_rows, py::arg("texts"), py::arg("pairs"), py::arg("frame"),
+             py::arg("with_types"),
+             R"(Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.
+
+Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
+text as far as it was read, and status uint8[rows]: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
+known exactly: `tokenizers` must do it. A row that is not done has no tokens.)")
+        .def("count_rows", count_rows, py::arg("texts"), py::arg("frame"),
+             "Blocks, without the GIL. How many tokens encode_rows() would make, int64[rows], and its "
+             "status.");
+}
+
+}  // namespace penstock::bindings

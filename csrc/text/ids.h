@@ -1,0 +1,66 @@
+// Token ids, appended one after another.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <span>
+#include <utility>
+
+namespace penstock::text {
+
+using Id = std::int32_t;
+
+// A vector of ids that does not write zeros before it is written to.
+class Ids {
+  public:
+    std::size_t size() const noexcept { return size_; }
+    bool empty() const noexcept { return size_ == 0; }
+    Id* data() noexcept { return ids_.get(); }
+    const Id* data() const noexcept { return ids_.get(); }
+    std::span<const Id> all() const noexcept { return {ids_.get(), size_}; }
+
+    // Where to write the next ids; there is room for `count` of them. Call grow_by() with how many there are.
+    Id* room_for(std::size_t count) {
+        if (size_ + count > capacity_) [[unlikely]]
+            grow(size_ + count);
+        return ids_.get() + size_;
+    }
+    void grow_by(std::size_t count) noexcept { size_ += count; }
+
+    void push(Id id) {
+        *room_for(1) = id;
+        ++size_;
+    }
+    void append(std::span<const Id> ids) {
+        if (ids.empty()) return;
+        std::memcpy(room_for(ids.size()), ids.data(), ids.size_bytes());
+        size_ += ids.size();
+    }
+    void truncate(std::size_t size) noexcept { size_ = size < size_ ? size : size_; }
+    void clear() noexcept { size_ = 0; }
+
+  private:
+    struct Free {
+        void operator()(Id* ids) const noexcept { std::free(ids); }
+    };
+
+    void grow(std::size_t least) {
+        const std::size_t capacity = least < 2 * capacity_ ? 2 * capacity_ : least + 64;
+        void* const larger = std::realloc(ids_.get(), capacity * sizeof(Id));
+        if (larger == nullptr) throw std::bad_alloc();
+        (void)ids_.release();
+        ids_.reset(static_cast<Id*>(larger));
+        capacity_ = capacity;
+    }
+
+    std::unique_ptr<Id, Free> ids_;
+    std::size_t size_ = 0;
+    std::size_t capacity_ = 0;
+};
+
+}  // namespace penstock::text

@@ -1,0 +1,103 @@
+// A tokenizer, whole: added tokens, the model between them, special tokens around, truncation.
+//
+//     text ─► added tokens ─► model (normalizer, pre-tokenizer, merges) ─► truncate ─► special tokens ─► ids
+//
+// Immutable and shared by all threads. What a thread needs meanwhile is a Workspace; the tokenizer lends them out
+// and keeps them, so that their caches stay warm.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/added.h"
+#include "text/ids.h"
+#include "text/model.h"
+
+namespace penstock::text {
+
+// What one call needs at a time. Belongs to one thread at a time.
+struct Workspace {
+    std::unique_ptr<Memory> memory;
+    std::vector<Stretch> stretches;
+    std::vector<Stretch> inner;
+    std::string normalized;
+    std::string transcoded;  // for whoever calls: a text in UTF-8
+    Ids first;
+    Ids second;
+};
+
+// A part of every row: a text (0, or 1 in a pair), or special tokens.
+struct Piece {
+    static constexpr int kSpecial = -1;
+
+    int text = kSpecial;
+    std::vector<Id> ids;
+    std::uint8_t type_id = 0;
+};
+
+enum class Side { right, left };
+
+// A text that may have to be made UTF-8 first, as far as it is read.
+class Source {
+  public:
+    Source() = default;
+    Source(const Source&) = delete;
+    Source& operator=(const Source&) = delete;
+    virtual ~Source() = default;
+
+    // The first bytes of the text: at least so many, or all. Valid until the next call.
+    virtual std::string_view head(std::size_t num_bytes) = 0;
+    virtual bool is_all(std::string_view head) const noexcept = 0;
+};
+
+// What rows look like.
+struct Frame {
+    std::vector<Piece> pieces;
+    std::optional<std::size_t> max_length;  // tokens of a row, special ones counted; at least num_special()
+    Side truncation = Side::right;
+
+    std::size_t num_special() const noexcept;
+};
+
+class Tokenizer {
+  public:
+    // `raw` are looked for in the text as it comes, `normalized` in what the model's normalizer made of it.
+    // `may_cut`: the latter cannot lie in a text where none of them stands as it is.
+    Tokenizer(std::unique_ptr<const Model> model, AddedTokens raw, AddedTokens normalized, bool may_cut);
+
+    // Never blocks for long: a mutex around a list.
+    std::unique_ptr<Workspace> borrow() const;
+    void give_back(std::unique_ptr<Workspace> workspace) const;
+
+    // Appends the tokens of a text. False: the text is not known exactly; `out` is as it was.
+    bool encode(std::string_view text, Workspace& workspace, Ids& out) const;
+
+    // Appends at least the first `limit` tokens of a text, and reads little more of it than they take.
+    bool encode_head(Source& text, std::size_t limit, Workspace& workspace, Ids& out) const;
+
+    // Appends one row. `second` only where the frame has two texts. False: as encode().
+    bool encode_row(Source& first, Source& second, const Frame& frame, Workspace& workspace, Ids& out,
+                    std::vector<std::uint8_t>* type_ids) const;
+
+  private:
+    std::size_t cut_between(std::string_view text, std::size_t from) const noexcept;
+    bool encode_all(Source& text, Workspace& workspace, Ids& out) const;
+    bool encode_stretch(std::string_view text, bool first, Workspace& workspace, Ids& out) const;
+
+    std::unique_ptr<const Model> model_;
+    AddedTokens raw_;
+    AddedTokens normalized_;
+    bool may_cut_;
+    mutable std::mutex lending_;
+    mutable std::vector<std::unique_ptr<Workspace>> idle_;
+};
+
+}  // namespace penstock::text

@@ -1,0 +1,203 @@
+"""The native engine: texts to rows in C++, with `tokenizers` at hand for what it does not know exactly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import tokenizers
+
+from penstock import _core
+from penstock.errors import ConfigError
+from penstock.ragged import Ragged
+from penstock.tokenizer_engine import Part, Texts, TokenizersEngine, spread
+from penstock.tokenizer_spec import Unknown, build, frame, ids_of_added
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from penstock.ragged import Int32Array, Int64Array
+    from penstock.tokenizer_layout import Frame, Layout
+
+NO_TEXT, INEXACT = 1, 2  # what `_core.Tokenizer` says of a row
+
+
+def make_engine(text: str, place: str) -> TokenizersEngine:
+    """The native engine if it knows every part of a tokenizer.json, else that of the `tokenizers` package.
+
+    Raises:
+        TokenizerError: The file is damaged.
+    """
+    try:
+        return NativeEngine(text, place)
+    except Unknown as reason:
+        why = f"not native: {reason}. The tokenizers package ({tokenizers.__version__}) does the work"
+        return TokenizersEngine(text, place, why)
+
+
+class NativeEngine(TokenizersEngine):
+    """Tokenizes in C++, token for token as `tokenizers` does.
+
+    Args:
+        text: The tokenizer.json.
+        place: Where it comes from, for messages.
+
+    Raises:
+        Unknown: It holds something that is not known exactly.
+    """
+
+    name = "native"
+    reason = "every part of the tokenizer.json is known"
+
+    def __init__(self, text: str, place: str) -> None:
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Unknown(f"the file: {error}") from error
+        if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+            raise Unknown("there is no model section")
+        self._native = build(document)
+        self._place, self._json = place, text
+        self._frames = {
+            (num_texts, special): _frame_or_none(document, num_texts, special)
+            for num_texts in (1, 2)
+            for special in (True, False)
+        }
+        self.frame(1, add_special_tokens=True)
+        vocabulary = document["model"]["vocab"]
+        self._ids = (
+            vocabulary
+            if isinstance(vocabulary, dict)
+            else {piece: at for at, (piece, _) in enumerate(vocabulary)}
+        )
+        self._added = ids_of_added(document)
+        self._lock = threading.Lock()
+        self._loaded: Any = None
+        self.num_inexact = 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary, added ones counted."""
+        return len(self._ids) + sum(token not in self._ids for token in self._added)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, if there is one."""
+        number: int | None = self._added.get(token, self._ids.get(token))
+        return number
+
+    def encode(
+        self, texts: Texts, pairs: Texts | None, layout: Layout
+    ) -> tuple[Ragged, dict[int, Exception]]:
+        """Make rows of texts: see ``TokenizersEngine``."""
+        texts, pairs = _readable(texts, "texts"), None if pairs is None else _readable(pairs, "pairs")
+        if pairs is not None and len(pairs) != len(texts):
+            raise ConfigError(f"pairs: {len(pairs):,} for {len(texts):,} texts; give one each")
+        if layout.stride is not None or layout.scored:
+            rows = self._arranged(texts, pairs, layout)
+            return super().encode(texts, pairs, layout) if rows is None else (rows, {})
+        ids, offsets, type_ids, _, status = self._native.encode_rows(
+            texts, pairs, _frame_of(layout), layout.with_types
+        )
+        if status.any():
+            return super().encode(texts, pairs, layout)
+        return Ragged(ids, offsets, type_ids), {}
+
+    def _arranged(self, texts: Any, pairs: Any, layout: Layout) -> Ragged | None:
+        """Rows that say what of them is scored; None: some text is odd."""
+        made = [
+            self._native.encode_rows(each, None, _PLAIN, False) for each in (texts, pairs) if each is not None
+        ]
+        if any(status.any() for *_, status in made):
+            return None
+        ids, offsets, _, sizes, _ = made[-1]
+        all_ids, all_offsets = made[0][:2]
+        if len(made) == 2:
+            all_ids = np.concatenate([all_ids, ids])
+            all_offsets = np.concatenate([all_offsets, all_offsets[-1] + offsets[1:]])
+        rows, scored = layout.arrange(all_ids, all_offsets)
+        lengths = np.diff(offsets)
+        starts, stops = scored
+        is_whole = (starts == 0) & (stops == lengths) & (lengths > 0)
+        num_bytes = np.where(is_whole, sizes, 0)
+        last = texts if pairs is None else pairs
+        parts = [
+            Part(
+                at,
+                str(last[at]),
+                ids[offsets[at] : offsets[at + 1]],
+                int(scored.starts[at]),
+                int(scored.stops[at]),
+            )
+            for at in np.flatnonzero(~is_whole & (scored.starts < scored.stops)).tolist()
+        ]
+        reasons: dict[int, str] = {}
+        self._measure(parts, num_bytes, reasons)
+        return None if reasons else replace(rows, num_bytes=spread(num_bytes, rows.row_of))
+
+    def count(self, texts: Texts, layout: Layout) -> Int64Array:
+        """Tokens of each row: see ``TokenizersEngine``."""
+        counts: Int64Array
+        counts, status = self._native.count_rows(_readable(texts, "texts"), _frame_of(layout))
+        return super().count(texts, layout) if status.any() else counts
+
+    def _tokens(self, texts: list[str], reasons: dict[int, str]) -> tuple[Int32Array, Int64Array]:
+        ids, offsets, _, _, status = self._native.encode_rows(texts, None, _PLAIN, False)
+        if not status.any():
+            return ids, offsets
+        odd = np.flatnonzero(status).tolist()
+        self.num_inexact += int(np.count_nonzero(status == INEXACT))
+        why: dict[int, str] = {}
+        more, more_offsets = super()._tokens([texts[at] for at in odd], why)
+        reasons |= {odd[at]: reason for at, reason in why.items()}
+        parts = [ids[begin:end] for begin, end in itertools.pairwise(offsets)]
+        for number, at in enumerate(odd):
+            parts[at] = more[more_offsets[number] : more_offsets[number + 1]]
+        lengths = [len(part) for part in parts]
+        return np.concatenate(parts), np.cumsum([0, *lengths], dtype=np.int64)
+
+    @property
+    def _backend(self) -> Any:
+        """What `tokenizers` makes of the file; made when it is first needed, which it seldom is."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = TokenizersEngine(self._json, self._place, self.reason)._loaded
+        return self._loaded
+
+
+def _frame_or_none(document: Mapping[str, Any], num_texts: int, special: bool) -> Frame | None:
+    found = frame(document, num_texts, add_special_tokens=special)
+    return found if found.num_texts == num_texts else None
+
+
+def _readable(texts: Texts, argument: str) -> Any:
+    """What ``_core`` reads: a list, a tuple, or an Arrow array in one piece."""
+    if isinstance(texts, (str, bytes)):
+        raise ConfigError(f"{argument}: is one text; put it in a list")
+    if isinstance(texts, (list, tuple)):
+        return texts
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    if not isinstance(texts, pa.Array):
+        return list(texts)
+    kind = texts.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        raise ConfigError(f"{argument}: is an Arrow array of {kind}; cast it to pyarrow.string()")
+    return texts
+
+
+@lru_cache(maxsize=64)
+def _frame_of(layout: Layout) -> _core.Frame:
+    pieces = [
+        (-1 if piece.text is None else piece.text, list(piece.ids), piece.type_id)
+        for piece in layout.frame.pieces
+    ]
+    return _core.Frame(pieces, layout.max_length, layout.truncation == "left")
+
+
+_PLAIN = _core.Frame([(0, [], 0)], None, False)

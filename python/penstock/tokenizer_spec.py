@@ -1,0 +1,324 @@
+"""From a tokenizer.json to the native engine: what it does exactly, and by name what it does not.
+
+Nothing is guessed: a part, a setting or a pattern that is not known here means that `tokenizers` does the
+whole job. The file is untrusted; what is not as it must be is refused like what is unknown, and
+`tokenizers` then says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from penstock import _core
+from penstock.tokenizer_layout import Frame, Piece
+
+Json: TypeAlias = Mapping[str, Any]
+
+METASPACE = "\u2581"
+NFC_CHANGES_TO_ASCII = "K;`\u00c5"  # what NFC makes of other characters, of what a token may hold
+
+
+class Unknown(Exception):  # noqa: N818  not an error: a reason
+    """Why the native engine leaves a tokenizer to the `tokenizers` package."""
+
+
+def build(document: Json) -> _core.Tokenizer:
+    """The native engine for a parsed tokenizer.json.
+
+    Raises:
+        Unknown: It holds something that the engine does not do exactly; says what.
+    """
+    try:
+        return _build(document)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Unknown(f"{type(error).__name__}: {error}") from error
+
+
+def _build(document: Json) -> _core.Tokenizer:
+    model = document["model"]
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    families = {"BPE": _bpe, "WordPiece": _wordpiece, "Unigram": _unigram}
+    if kind not in families:
+        raise Unknown(f"model type {kind!r}")
+    built = families[kind](document, model)
+    raw, normalized = _added_tokens(document, built)
+    may_cut = all(_may_cut(document, token[0]) for token in normalized)
+    return _core.Tokenizer(built, raw, normalized, may_cut)
+
+
+# --- models ------------------------------------------------------------------------------------------------
+
+
+def _bpe(document: Json, model: Json) -> _core.Model:
+    _only(
+        model,
+        "BPE",
+        dropout=(None, 0, 0.0),
+        continuing_subword_prefix=(None, ""),
+        end_of_word_suffix=(None, ""),
+    )
+    if _splits_bytes(document["pre_tokenizer"]):
+        return _byte_bpe(document, model)
+    return _core.piece_bpe(
+        model["vocab"],
+        model["merges"],
+        unk_token=model.get("unk_token"),
+        fuse_unk=bool(model.get("fuse_unk")),
+        byte_fallback=bool(model.get("byte_fallback")),
+        ignore_merges=bool(model.get("ignore_merges")),
+        normalizer=_normalizer(document.get("normalizer")),
+        metaspace=_metaspace(document.get("pre_tokenizer")),
+    )
+
+
+def _splits_bytes(pre_tokenizer: Json | None) -> bool:
+    return any(step["type"] == "ByteLevel" for step in _steps(pre_tokenizer, "pretokenizers"))
+
+
+def _byte_bpe(document: Json, model: Json) -> _core.Model:
+    *splits, last = _steps(document["pre_tokenizer"], "pretokenizers")
+    if last["type"] != "ByteLevel":
+        raise Unknown(f"pre_tokenizer {last['type']} behind ByteLevel")
+    uses_regex, adds_space = last.get("use_regex", True), bool(last.get("add_prefix_space", True))
+    if splits and (uses_regex or adds_space):
+        raise Unknown("pre_tokenizer ByteLevel with its own regex or prefix space behind other splits")
+    patterns = [_pattern(step) for step in splits] or ([GPT2] if uses_regex else [])
+    return _core.byte_bpe(
+        model["vocab"],
+        model["merges"],
+        patterns=patterns,
+        add_prefix_space=adds_space,
+        ignore_merges=bool(model.get("ignore_merges")),
+        normalizer=_normalizer(document.get("normalizer")),
+    )
+
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def _pattern(step: Json) -> str:
+    """The regex of a Split whose matches are the words. The engine knows those that leave nothing out."""
+    if step["type"] == "Digits":
+        return f"Digits({'one' if step['individual_digits'] else 'run'})"
+    if step["type"] != "Split" or "Regex" not in step["pattern"]:
+        raise Unknown(f"pre_tokenizer {step['type']}")
+    if (step["behavior"], bool(step["invert"])) not in (("Isolated", False), ("Removed", True)):
+        raise Unknown(f"pre_tokenizer Split with behavior {step['behavior']!r}, invert {step['invert']}")
+    return str(step["pattern"]["Regex"])
+
+
+def _wordpiece(document: Json, model: Json) -> _core.Model:
+    steps = _steps(document["pre_tokenizer"], "pretokenizers")
+    if [step["type"] for step in steps] != ["BertPreTokenizer"]:
+        raise Unknown(f"WordPiece with pre_tokenizer {_names(steps)}")
+    normalizers = _steps(document.get("normalizer"), "normalizers")
+    bert = None
+    if normalizers:
+        if [step["type"] for step in normalizers] != ["BertNormalizer"]:
+            raise Unknown(f"WordPiece with normalizer {_names(normalizers)}")
+        (step,) = normalizers
+        lowercase = bool(step["lowercase"])
+        strips = lowercase if step.get("strip_accents") is None else bool(step["strip_accents"])
+        bert = (bool(step["clean_text"]), bool(step["handle_chinese_chars"]), strips, lowercase)
+    return _core.wordpiece(
+        model["vocab"],
+        unk_token=model["unk_token"],
+        prefix=model["continuing_subword_prefix"],
+        max_word_chars=model["max_input_chars_per_word"],
+        bert=bert,
+    )
+
+
+def _unigram(document: Json, model: Json) -> _core.Model:
+    steps = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    names = [step["type"] for step in steps]
+    if names not in ([], ["Metaspace"], ["WhitespaceSplit"], ["WhitespaceSplit", "Metaspace"]):
+        raise Unknown(f"Unigram with pre_tokenizer {_names(steps)}")
+    if model.get("unk_id") is None:
+        raise Unknown("Unigram without unk_id")
+    return _core.unigram(
+        model["vocab"],
+        unk_id=model["unk_id"],
+        byte_fallback=bool(model.get("byte_fallback")),
+        normalizer=_normalizer(document.get("normalizer")),
+        splits_at_spaces="WhitespaceSplit" in names,
+        metaspace=_metaspace(steps[-1]) if names and names[-1] == "Metaspace" else None,
+    )
+
+
+def _metaspace(step: Json | None) -> tuple[str, bool] | None:
+    """A Metaspace: when it prepends ("always", "first", "never") and whether it splits."""
+    if step is None:
+        return None
+    if step["type"] != "Metaspace":
+        raise Unknown(f"pre_tokenizer {step['type']}")
+    _only(step, "Metaspace", replacement=(METASPACE,))
+    scheme = step.get("prepend_scheme")
+    if scheme is None:  # as older files say it
+        scheme = "always" if step.get("add_prefix_space", True) else "never"
+    if scheme not in ("always", "first", "never"):
+        raise Unknown(f"Metaspace with prepend_scheme {scheme!r}")
+    return scheme, bool(step.get("split", True))
+
+
+# --- normalizers -------------------------------------------------------------------------------------------
+
+
+def _normalizer(section: Json | None) -> list[tuple[Any, ...]]:
+    """Steps for ``_core``: the name and its settings."""
+    return [_normalizer_step(step) for step in _steps(section, "normalizers")]
+
+
+def _normalizer_step(step: Json) -> tuple[Any, ...]:
+    kind = step["type"]
+    if kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"):
+        return (kind,)
+    if kind == "Strip":
+        return (kind, bool(step["strip_left"]), bool(step["strip_right"]))
+    if kind == "Prepend":
+        return (kind, str(step["prepend"]))
+    if kind == "Replace" and "String" in step["pattern"]:
+        return (kind, str(step["pattern"]["String"]), str(step["content"]))
+    if kind == "Replace" and step["pattern"] == {"Regex": " {2,}"}:
+        return ("ReplaceSpaces", str(step["content"]))
+    if kind == "Precompiled":
+        return (kind, base64.b64decode(step["precompiled_charsmap"], validate=True))
+    raise Unknown(f"normalizer {kind}{' of a regex' if kind == 'Replace' else ''}")
+
+
+# --- added tokens ------------------------------------------------------------------------------------------
+
+
+def _added_tokens(document: Json, model: _core.Model) -> tuple[list[Any], list[Any]]:
+    """The tokens looked for in the raw text, and those looked for in normalized text."""
+    raw: list[Any] = []
+    normalized: list[Any] = []
+    ids = ids_of_added(document)
+    for token in document.get("added_tokens") or ():
+        content = token["content"]
+        if not content:
+            continue
+        if ids[content] != token["id"]:
+            raise Unknown(f"added token {content!r} has an id that is not its own")
+        if token["normalized"]:
+            content = model.normalize(content)
+        if not content:
+            raise Unknown("an added token of which the normalizer leaves nothing")
+        flags = (bool(token["single_word"]), bool(token["lstrip"]), bool(token["rstrip"]))
+        (normalized if token["normalized"] else raw).append((content, token["id"], *flags))
+    for tokens in (raw, normalized):
+        if any(token[4] for token in tokens) and any(token[0][:1].isspace() for token in tokens):
+            raise Unknown("added tokens that take spaces along beside others that begin with one")
+    return raw, normalized
+
+
+def ids_of_added(document: Json) -> dict[str, int]:
+    """The ids that `tokenizers` gives to added tokens, which may not be those that the file says."""
+    vocabulary = document["model"]["vocab"]
+    known = (
+        vocabulary
+        if isinstance(vocabulary, Mapping)
+        else {piece: at for at, (piece, _) in enumerate(vocabulary)}
+    )
+    ids: dict[str, int] = {}
+    size, highest = len(known), -1
+    for token in document.get("added_tokens") or ():
+        content = token["content"]
+        if content in ids:
+            raise Unknown(f"added token {content!r} stands there twice")
+        if content:
+            ids[content] = known[content] if content in known else max(highest + 1, size)
+            highest = max(highest, ids[content])
+    return ids
+
+
+def _may_cut(document: Json, content: str) -> bool:
+    """Whether such a token stands in a raw text only where it stands in the normalized one, or nearly so."""
+    steps = [step["type"] for step in _steps(document.get("normalizer"), "normalizers")]
+    if not content.isascii() and not content.startswith(METASPACE):
+        return False
+    if steps == ["NFC"]:
+        return not set(content) & set(NFC_CHANGES_TO_ASCII)
+    return steps == []
+
+
+# --- what stands around texts ------------------------------------------------------------------------------
+
+
+def frame(document: Json, num_texts: int, *, add_special_tokens: bool) -> Frame:
+    """What the post-processor puts around one text, or around a pair.
+
+    Raises:
+        Unknown: The post-processor is not known exactly.
+    """
+    plain = Frame(tuple(Piece(text, (), text) for text in range(num_texts)))
+    steps = [
+        step for step in _steps(document.get("post_processor"), "processors") if step["type"] != "ByteLevel"
+    ]
+    if len(steps) > 1:
+        raise Unknown(f"post_processor {_names(steps)}")
+    if not steps or not add_special_tokens:
+        return plain if not steps else _without_special(steps[0], num_texts, plain)
+    return _frame_of(steps[0], num_texts)
+
+
+def _without_special(step: Json, num_texts: int, plain: Frame) -> Frame:
+    pieces = [piece for piece in _frame_of(step, num_texts).pieces if piece.text is not None]
+    return Frame(tuple(pieces)) if step["type"] == "TemplateProcessing" else plain
+
+
+def _frame_of(step: Json, num_texts: int) -> Frame:
+    kind = step["type"]
+    if kind == "TemplateProcessing":
+        return Frame(tuple(_template_pieces(step, step["single" if num_texts == 1 else "pair"])))
+    if kind not in ("BertProcessing", "RobertaProcessing"):
+        raise Unknown(f"post_processor {kind}")
+    begin, end = (step["cls"][1],), (step["sep"][1],)
+    pieces = [Piece(None, begin, 0), Piece(0, (), 0), Piece(None, end, 0)]
+    if num_texts == 2:
+        second = 1 if kind == "BertProcessing" else 0
+        middle = [] if kind == "BertProcessing" else [Piece(None, end, 0)]
+        pieces += [*middle, Piece(1, (), second), Piece(None, end, second)]
+    return Frame(tuple(pieces))
+
+
+def _template_pieces(step: Json, template: list[Json]) -> list[Piece]:
+    pieces = []
+    for part in template:
+        ((kind, what),) = part.items()
+        if kind == "SpecialToken":
+            pieces.append(Piece(None, tuple(step["special_tokens"][what["id"]]["ids"]), what["type_id"]))
+        else:
+            pieces.append(Piece("AB".index(what["id"]), (), what["type_id"]))
+    texts = [piece.text for piece in pieces if piece.text is not None]
+    if texts != list(range(len(texts))):
+        raise Unknown("post_processor that leaves out a text, doubles or swaps it")
+    return pieces
+
+
+# --- the file ----------------------------------------------------------------------------------------------
+
+
+def _steps(section: Json | None, name: str) -> list[Json]:
+    """The parts of a section: of a Sequence its own, however deep, else the one."""
+    found: list[Json] = []
+    todo = [] if section is None else [section]
+    while todo:
+        step = todo.pop()
+        if step["type"] == "Sequence":
+            todo += reversed(step[name])
+        else:
+            found.append(step)
+    return found
+
+
+def _names(steps: list[Json]) -> str:
+    return ", ".join(step["type"] for step in steps) or "none"
+
+
+def _only(section: Json, what: str, **allowed: tuple[Any, ...]) -> None:
+    for name, values in allowed.items():
+        if section.get(name) not in values:
+            raise Unknown(f"{what} with {name} {section[name]!r}")

@@ -1,0 +1,107 @@
+#include "text/word_cache.h"
+
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+namespace {
+
+using namespace penstock::text;
+
+WordKey key_of(const std::string& word) {
+    return WordKey::of(word.data(), word.size(), word.data() + word.size());
+}
+
+std::vector<Id> ids_of(const std::string& word) {
+    std::vector<Id> ids(word.size() % 4);
+    for (std::size_t i = 0; i < ids.size(); ++i)
+        ids[i] = static_cast<Id>(std::hash<std::string>()(word) >> 40) + 1;
+    return ids;
+}
+
+std::string random_word(std::mt19937& random, std::size_t most) {
+    std::string word(1 + random() % most, ' ');
+    for (char& c : word) c = static_cast<char>('a' + random() % 3);
+    return word;
+}
+
+}  // namespace
+
+TEST(a_key_is_the_word) {
+    const std::string text = "abcdefghijklmnopqrstuvwxyz";
+    const char* const end = text.data() + text.size();
+    for (std::size_t length = 0; length <= WordKey::kMaxBytes; ++length) {
+        const WordKey key = WordKey::of(text.data(), length, end);
+        CHECK(key.high != 0);
+        CHECK(key == key_of(text.substr(0, length)));  // what lies behind the word is not in it
+        if (length > 0) CHECK(!(key == WordKey::of(text.data(), length - 1, end)));
+    }
+    CHECK(!(key_of(std::string("a")) == key_of(std::string("a\0", 2))));
+}
+
+TEST(what_is_found_is_what_was_kept) {
+    std::mt19937 random(5);
+    WordCache cache(6);
+    int found = 0;
+    for (int i = 0; i < 100000; ++i) {
+        const std::string word = random_word(random, 6);
+        const WordKey key = key_of(word);
+        const std::vector<Id> ids = ids_of(word);
+        if (const WordCache::Slot* const slot = cache.find(key); slot != nullptr) {
+            CHECK(std::vector<Id>(slot->ids, slot->ids + slot->count) == ids);
+            ++found;
+        } else {
+            cache.insert(key, ids);
+            CHECK(cache.find(key) != nullptr);
+        }
+    }
+    CHECK(found > 1000);
+    CHECK(cache.num_bytes() == 64 * 32);
+}
+
+TEST(words_of_too_many_tokens_are_not_kept) {
+    WordCache cache(4);
+    const std::vector<Id> four = {1, 2, 3, 4};
+    cache.insert(key_of("word"), four);
+    CHECK(cache.find(key_of("word")) == nullptr);
+    cache.insert(key_of("none"), {});
+    CHECK(cache.find(key_of("none"))->count == 0);
+}
+
+TEST(long_words_are_found_until_it_is_full) {
+    std::mt19937 random(6);
+    LongWordCache cache(1 << 14);
+    int found = 0;
+    for (int i = 0; i < 100000; ++i) {
+        const std::string word = random_word(random, 6) + random_word(random, 3) + "and a long rest of it";
+        const std::vector<Id> ids = ids_of(word);
+        const std::uint64_t hash = LongWordCache::hash(word);
+        if (const std::span<const Id> kept = cache.find(word, hash); kept.data() != nullptr) {
+            CHECK(std::vector<Id>(kept.begin(), kept.end()) == ids);
+            ++found;
+        } else {
+            cache.insert(word, hash, ids);
+            CHECK(cache.find(word, hash).size() == ids.size());
+        }
+    }
+    CHECK(found > 1000);
+    CHECK(cache.num_bytes() <= (1 << 14) * 5 / 4);
+}
+
+TEST(equal_hashes_do_not_mix_words) {
+    LongWordCache cache(1 << 14);
+    const std::vector<Id> one = {1};
+    const std::vector<Id> two = {2};
+    cache.insert("one", 42, one);
+    cache.insert("two", 42, two);
+    CHECK(cache.find("one", 42)[0] == 1);
+    CHECK(cache.find("two", 42)[0] == 2);
+    CHECK(cache.find("six", 42).data() == nullptr);
+    cache.insert(std::string(1 << 14, 'x'), 7, one);  // too long to keep
+    CHECK(cache.find(std::string(1 << 14, 'x'), 7).data() == nullptr);
+}
+
+CHECK_MAIN()
