@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -46,26 +46,12 @@ Layout = dict[str, Place]
 
 @dataclass(frozen=True, eq=False)
 class Staged:
-    """A batch in its slot, waiting in the ring: all but the tensors, which are made when it is lent."""
+    """A batch with tensors over its slot, waiting in the ring."""
 
     slot: Slot
-    layout: Layout
     batch: Batch
     num_tokens: int
     num_padded_tokens: int
-
-    def lend(self, staging: Staging) -> Batch:
-        """The batch, with tensors over the slot. Consumer only."""
-        root = staging.lend(self.slot)
-        typed: dict[torch.dtype, torch.Tensor] = {}
-        for name, place in self.layout.items():
-            whole = typed.get(place.torch_dtype)
-            if whole is None:
-                whole = typed[place.torch_dtype] = root.view(place.torch_dtype)
-            self.batch.inputs[name] = whole.as_strided(
-                place.shape, place.strides, place.offset // place.dtype.itemsize
-            )
-        return self.batch
 
 
 class Collator:
@@ -111,8 +97,10 @@ class Collator:
                 slot, layout = self._fill_with(self._collate, tokens.ragged(), batch.columns)
         with self._clock.stage("copy", ticket):
             self._staging.ship(slot)
+            # Made here, and not when the loop asks: it is the loop's time that counts.
+            batch.inputs.update(_tensors(self._staging.lend(slot), layout))
         shape = next((place.shape for place in layout.values()), (0,))
-        return Staged(slot, layout, batch, int(batch.num_tokens.sum()), math.prod(shape))
+        return Staged(slot, batch, int(batch.num_tokens.sum()), math.prod(shape))
 
     @property
     def runs_caller_code(self) -> bool:
@@ -132,7 +120,7 @@ class Collator:
         if self._max_length is not None:
             width = max(longest, min(width, self._max_length))
         shape = (len(tokens.starts), max(1, width))
-        layout, num_bytes = _lay_out(dict.fromkeys(self._input_names, (shape, INT64)))
+        layout, num_bytes = _lay_out(tuple((name, shape, INT64) for name in self._input_names))
         slot = self._staging.take_slot(num_bytes)
         try:
             arrays = {
@@ -161,7 +149,7 @@ class Collator:
         if not isinstance(made, Mapping):
             raise ConfigError(f"collate must return a dict of arrays, not {type(made).__name__}.")
         arrays = {str(name): np.ascontiguousarray(value) for name, value in made.items()}
-        layout, num_bytes = _lay_out({name: (value.shape, value.dtype) for name, value in arrays.items()})
+        layout, num_bytes = _lay_out(tuple((name, each.shape, each.dtype) for name, each in arrays.items()))
         slot = self._staging.take_slot(num_bytes)
         for name, value in arrays.items():
             slot.array(layout[name].offset, value.shape, value.dtype)[...] = value
@@ -173,10 +161,21 @@ def slot_bytes(num_inputs: int, max_batch_tokens: int) -> int:
     return max(1, num_inputs) * (max_batch_tokens * INT64.itemsize + ALIGNMENT)
 
 
-def _lay_out(arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[Layout, int]:
+def _tensors(root: torch.Tensor, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
+    typed: dict[torch.dtype, torch.Tensor] = {}
+    for name, place in layout.items():
+        whole = typed.get(place.torch_dtype)
+        if whole is None:
+            whole = typed[place.torch_dtype] = root.view(place.torch_dtype)
+        yield name, whole.as_strided(place.shape, place.strides, place.offset // place.dtype.itemsize)
+
+
+@lru_cache(maxsize=1_024)
+def _lay_out(arrays: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]) -> tuple[Layout, int]:
+    """Where each array lies, and how many bytes they take together. Shared: not to be changed."""
     layout: Layout = {}
     offset = 0
-    for name, (shape, dtype) in arrays.items():
+    for name, shape, dtype in arrays:
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         layout[name] = Place(offset, shape, strides, dtype, _torch_dtype(name, dtype))
         offset += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT

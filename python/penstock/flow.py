@@ -155,11 +155,12 @@ class Pass:
         if isinstance(item, Failure):
             self._is_delivering = False
             self._raise(item.error)
-        batch: Batch = item.lend(self._staging) if isinstance(item, Staged) else item
+        batch: Batch = item.batch if isinstance(item, Staged) else item
         batch.ticket = ticket
         self._num_batches += 1
         self._num_rows += len(batch)
         if isinstance(item, Staged):
+            self._staging.hand_over(item.slot)
             self._num_tokens += item.num_tokens
             self._num_padded_tokens += item.num_padded_tokens
         if previous is not None:

@@ -57,7 +57,8 @@ class Ragged:
         _check(self.ids, "ids", np.int32, None)
         _check(self.offsets, "offsets", np.int64, None)
         ends = (0, len(self.ids))
-        if len(self.offsets) == 0 or (self.offsets[0], self.offsets[-1]) != ends or np.any(self.lengths < 0):
+        is_flat = len(self.offsets) > 0 and (self.offsets[0], self.offsets[-1]) == ends
+        if not is_flat or (len(self) > 1 and np.any(self.lengths < 0)):
             raise ConfigError(
                 f"offsets: must begin with 0, never fall, and end with the number of ids ({len(self.ids):,})"
             )

@@ -4,7 +4,8 @@ Each slot lives through FREE → FILLING → COPYING → READY → IN_USE → FR
 
     worker      take_slot()  FREE → FILLING    waits for the slot's own earlier copy before it writes
     worker      ship()       FILLING → COPYING  starts the copy on the one copy stream, records ``copied``
-    consumer    lend()       READY → IN_USE     its current stream waits for ``copied``; tensors go out
+    worker      lend()       COPYING → READY    makes the tensors
+    consumer    hand_over()  READY → IN_USE     its current stream waits for ``copied``; tensors go out
     last tensor dies         IN_USE → FREE      records ``used`` on the stream that is current then
 
 The two edges that make reuse safe: the host slab is written again only after ``copied``, the device slab
@@ -86,6 +87,7 @@ class Slot:
     size: int  # bytes that this batch uses
     state: str = "FILLING"
     copied: torch.cuda.Event | None = None
+    lease: _Lease | None = None  # until it is handed over; the tensors keep it from then on
 
     def array(
         self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -101,14 +103,15 @@ Consumer = tuple[int, "torch.cuda.Stream"]  # the thread that took a batch, and 
 class _Lease:
     """Owns a CUDA slab while tensors over it are alive. Deleted by the last of them."""
 
-    __slots__ = ("_consumer", "_slab", "_staging")
+    __slots__ = ("_slab", "_staging", "consumer")
 
-    def __init__(self, slab: Slab, staging: Staging, consumer: Consumer) -> None:
-        self._slab, self._staging, self._consumer = slab, staging, consumer
+    def __init__(self, slab: Slab, staging: Staging) -> None:
+        self._slab, self._staging = slab, staging
+        self.consumer: Consumer | None = None  # None: nobody took the batch
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
-            self._staging._end_lease(self._slab, self._consumer)
+            self._staging._end_lease(self._slab, self.consumer)
 
 
 class Staging:
@@ -156,11 +159,10 @@ class Staging:
                 slot.copied.record(self._copy_stream)
             slot.host.fences.append(slot.copied)
             self._keep(self._free_hosts, slot.host)
-        slot.state = "READY"
 
     def lend(self, slot: Slot) -> torch.Tensor:
-        """Tensor uint8[size] over the slot, for the consumer; the slot is free when its last view is gone."""
-        slot.state = "IN_USE"
+        """Tensor uint8[size] over the slot, which is free when its last view is gone. Does not block."""
+        slot.state = "READY"
         slab = slot.device
         address = slab.memory.data_ptr()
         if slot.copied is None:
@@ -169,12 +171,20 @@ class Staging:
             put_back = self._free_devices.append if self._is_kept(slab) else None
             capsule = _core.lend(address, slot.size, _DLPACK_CPU, 0, slab, put_back)
         else:
-            stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(slot.copied)
-            lease = _Lease(slab, self, (threading.get_ident(), stream))
-            capsule = _core.lend(address, slot.size, _DLPACK_CUDA, self.device.index or 0, lease)
+            slot.lease = _Lease(slab, self)
+            capsule = _core.lend(address, slot.size, _DLPACK_CUDA, self.device.index or 0, slot.lease)
         tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(capsule)
         return tensor
+
+    def hand_over(self, slot: Slot) -> None:
+        """What the consumer does next on its current stream comes after the copy. Does not block."""
+        slot.state = "IN_USE"
+        if slot.copied is None or slot.lease is None:
+            return
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(slot.copied)
+        slot.lease.consumer = threading.get_ident(), stream
+        slot.lease = None
 
     def put_back(self, slot: Slot) -> None:
         """Return a slot that was taken and will not be shipped."""
@@ -210,7 +220,11 @@ class Staging:
         with torch.cuda.stream(self._copy_stream):
             return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
-    def _end_lease(self, slab: Slab, consumer: Consumer) -> None:
+    def _end_lease(self, slab: Slab, consumer: Consumer | None) -> None:
+        if consumer is None:
+            # Only the copy touched it, and the next one comes behind that on the same stream.
+            self._keep(self._free_devices, slab)
+            return
         ident, stream = consumer
         streams = {torch.cuda.current_stream(self.device)}
         if threading.get_ident() != ident:

@@ -25,12 +25,14 @@ def filled(staging: Staging, value: int, num_bytes: int = SLOT_BYTES) -> Slot:
     assert slot.state == "FILLING"
     slot.array(0, (num_bytes // 8,), INT64)[...] = value
     staging.ship(slot)
-    assert slot.state == "READY"
+    assert slot.state == "COPYING"
     return slot
 
 
 def lent(staging: Staging, slot: Slot) -> torch.Tensor:
     tensor = staging.lend(slot).view(torch.int64)
+    assert slot.state == "READY"
+    staging.hand_over(slot)
     assert slot.state == "IN_USE"
     return tensor
 

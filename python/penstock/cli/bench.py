@@ -35,10 +35,11 @@ def script_of(name: str, places: list[Path]) -> Path:
     for place in places:
         for folder in (place, *place.parents):
             if _is_clone(folder):
-                script = folder / "benchmarks" / f"{name}.py"
-                if script.is_file():
-                    return script
-                known = sorted(path.stem for path in (folder / "benchmarks").glob("*.py"))
+                scripts = {path.stem: path for path in (folder / "benchmarks").glob("*.py")}
+                scripts |= {path.parent.name: path for path in (folder / "benchmarks").glob("*/__main__.py")}
+                if name in scripts:
+                    return scripts[name]
+                known = sorted(scripts)
                 raise ConfigError(f"bench {name!r}: the benchmarks of this clone are {', '.join(known)}.")
     raise ConfigError(
         "bench needs a clone of the Penstock repository: the installed package does not hold the benchmarks. "

@@ -7,22 +7,18 @@ has not seen ("fresh", after a warm-up on other text of the same kind) and on th
 
 Texts and tokenizers are those in PENSTOCK_TEST_DATA. Rivals live in environments of their own, made once::
 
-    python benchmarks/tokenize.py setup      # .rivals/: fastokens, gigatoken, tokie, tokenizers 1.0.0rc3
-    python benchmarks/tokenize.py run        # flat ids: every model, kind and rival
-    python benchmarks/tokenize.py run --models gpt2 --kinds books_en --runs 5 --json results.json
-    python benchmarks/tokenize.py padded     # to padded int64 matrices and masks: all that a model takes
-    python benchmarks/tokenize.py stop       # one document of 1 MB, truncated to 512 tokens: milliseconds
-    python benchmarks/tokenize.py threads    # two Python threads that share one tokenizer
+    python benchmarks/tokenize setup      # .rivals/: fastokens, gigatoken, tokie, tokenizers 1.0.0rc3
+    python benchmarks/tokenize run        # flat ids: every model, kind and rival
+    python benchmarks/tokenize run --models gpt2 --kinds books_en --runs 5 --json results.json
+    python benchmarks/tokenize padded     # to padded int64 matrices and masks: all that a model takes
+    python benchmarks/tokenize stop       # one document of 1 MB, truncated to 512 tokens: milliseconds
+    python benchmarks/tokenize threads    # two Python threads that share one tokenizer
 
-MB are 10^6 bytes of UTF-8. Run it with nothing else running.
+MB are 10^6 bytes of UTF-8. Run it with nothing else running. (A folder and not ``tokenize.py``: that would
+hide the module of the standard library from every script beside it.)
 """
 
 from __future__ import annotations
-
-import sys
-
-# This file's folder would come first in the search path, and the standard library has a module of this name.
-sys.path[:] = [folder for folder in sys.path if not folder.endswith("benchmarks")]
 
 import argparse
 import hashlib
@@ -31,6 +27,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import time
 from array import array
 from dataclasses import dataclass
@@ -42,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RIVALS = ROOT / ".rivals"
 ENVIRONMENTS = {
     "main": ["fastokens==0.3.5", "gigatoken==0.10.0", "tokie==0.1.4", "tokenizers==1.0.0rc3", "numpy"],
@@ -359,7 +356,7 @@ def rival_python() -> str:
     """The interpreter that has the rivals."""
     python = RIVALS / "main" / "bin" / "python"
     if not python.exists():
-        raise SystemExit("the rivals are not installed: run python benchmarks/tokenize.py setup")
+        raise SystemExit("the rivals are not installed: run python benchmarks/tokenize setup")
     return str(python)
 
 
