@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <exception>
 #include <memory>
 #include <new>
 #include <optional>
@@ -85,14 +86,14 @@ class Borrowed {
     std::unique_ptr<text::Workspace> workspace_;
 };
 
-// work() without the GIL; it may run out of memory.
+// work() without the GIL; it may run out of memory, or of what a container can hold.
 template <class Work>
 void run(Work work) {
     const bool is_done = without_gil([&]() noexcept {
         try {
             work();
             return true;
-        } catch (const std::bad_alloc&) {
+        } catch (const std::exception&) {
             return false;
         }
     });

@@ -32,8 +32,10 @@ def build(document: Json) -> _core.Tokenizer:
     """
     try:
         return _build(document)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise Unknown(f"{type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise Unknown(str(error)) from error
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise Unknown(f"the file is not as expected ({type(error).__name__}: {error})") from error
 
 
 def _build(document: Json) -> _core.Tokenizer:
@@ -266,7 +268,7 @@ def frame(document: Json, num_texts: int, *, add_special_tokens: bool) -> Frame:
 
 def _without_special(step: Json, num_texts: int, plain: Frame) -> Frame:
     pieces = [piece for piece in _frame_of(step, num_texts).pieces if piece.text is not None]
-    return Frame(tuple(pieces)) if step["type"] == "TemplateProcessing" else plain
+    return plain if step["type"] == "BertProcessing" else Frame(tuple(pieces))
 
 
 def _frame_of(step: Json, num_texts: int) -> Frame:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import processors
 
 from penstock.tokenizer import Tokenizer
+from penstock.tokenizer_engine import TokenizersEngine
 from penstock.tokenizer_native import NativeEngine
 from strange_texts import by_category, code_points, strange_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from penstock.tokenizer_layout import Frame
 
 PROOF_TEXTS = 10_000_000  # over all tokenizers
 CI_TEXTS = 4_000  # of each
@@ -179,6 +183,44 @@ def test_every_code_point_and_every_document(twins: Twins, test_data: Path) -> N
         for start in range(0, len(documents), BATCH):
             twins.check(documents[start : start + BATCH])
             twins.check(documents[start : start + BATCH], special=False)
+
+
+PROCESSORS: list[Any] = [
+    None,
+    processors.ByteLevel(),
+    processors.BertProcessing(("water", 3), ("dam", 2)),
+    processors.RobertaProcessing(("water", 3), ("dam", 2)),
+    processors.TemplateProcessing(
+        single="dam:2 $A:1 water:0",
+        pair="dam $A:0 water water:1 $B:2 dam:2",
+        special_tokens=[("dam", 2), ("water", 3)],
+    ),
+    processors.TemplateProcessing(single="$A", pair="$A:1 $B:0", special_tokens=[]),
+    processors.Sequence([processors.ByteLevel(), processors.RobertaProcessing(("water", 3), ("dam", 2))]),
+]
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_what_stands_around_texts_is_read_as_it_is(tiny_wordpiece: Path, processor: Any) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(tiny_wordpiece / "tokenizer.json"))
+    backend.post_processor = processor
+    engine = Tokenizer.from_pretrained(backend)._engine
+    assert engine.name == "native"
+    probed = TokenizersEngine(backend.to_str(), "a test", "")
+    for num_texts in (1, 2):
+        for special in (True, False):
+            got = engine.frame(num_texts, add_special_tokens=special)
+            want = probed.frame(num_texts, add_special_tokens=special)
+            assert tokens_of(got) == tokens_of(want)
+
+
+def tokens_of(frame: Frame) -> list[tuple[int | None, int, int | None]]:
+    """Texts and special tokens one by one: neighbours may be one piece or several."""
+    return [
+        (piece.text, piece.type_id, token)
+        for piece in frame.pieces
+        for token in (piece.ids if piece.text is None else (None,))
+    ]
 
 
 def test_the_engine_refuses_by_name_what_it_does_not_know(tiny_bpe: Path) -> None:
