@@ -190,13 +190,19 @@ void register_tokenizer(py::module_& m) {
              R"(pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens.)");
     py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(
         m, "Tokenizer", "Texts to token ids, exactly as `tokenizers` makes them. Immutable; any thread.")
-        .def(py::init([](ModelHandle& model, const std::vector<Token>& raw,
-                         const std::vector<Token>& normalized, bool may_cut) {
-                 return std::make_shared<Tokenizer>(model.take(), text::AddedTokens(added_tokens(raw)),
-                                                    text::AddedTokens(added_tokens(normalized)), may_cut);
-             }),
-             py::arg("model"), py::arg("raw"), py::arg("normalized"), py::arg("may_cut"),
-             R"(raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip).)")
+        .def(
+            py::init([](ModelHandle& model, const std::vector<Token>& raw,
+                        const std::vector<Token>& normalized,
+                        const std::optional<std::vector<Token>>& guards) {
+                std::optional<text::AddedTokens> guarded;
+                if (guards) guarded.emplace(added_tokens(*guards));
+                return std::make_shared<Tokenizer>(model.take(), text::AddedTokens(added_tokens(raw)),
+                                                   text::AddedTokens(added_tokens(normalized)),
+                                                   std::move(guarded));
+            }),
+            py::arg("model"), py::arg("raw"), py::arg("normalized"), py::arg("guards"),
+            R"(raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip). guards: as what the latter may stand
+in a text before it is normalized; None: nobody knows, so no long text is read in part.)")
         .def("encode_rows", encode_rows, py::arg("texts"), py::arg("pairs"), py::arg("frame"),
              py::arg("with_types"),
              R"(Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.

@@ -35,8 +35,11 @@ std::size_t Frame::num_special() const noexcept {
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<const Model> model, AddedTokens raw, AddedTokens normalized,
-                     bool may_cut)
-    : model_(std::move(model)), raw_(std::move(raw)), normalized_(std::move(normalized)), may_cut_(may_cut) {}
+                     std::optional<AddedTokens> guards)
+    : model_(std::move(model)),
+      raw_(std::move(raw)),
+      normalized_(std::move(normalized)),
+      guards_(std::move(guards)) {}
 
 std::unique_ptr<Workspace> Tokenizer::borrow() const {
     {
@@ -95,12 +98,12 @@ bool Tokenizer::encode_stretch(std::string_view text, bool first, Workspace& wor
 
 std::size_t Tokenizer::cut_between(std::string_view text, std::size_t from) const noexcept {
     constexpr std::size_t kNone = std::string_view::npos;
-    if (!may_cut_ || from == 0) return kNone;
+    if (!guards_ || from == 0) return kNone;
     // The place itself must be behind a whole character, and there must be one behind it.
     const std::size_t to = std::min(text.size(), from + kSearch);
     for (std::size_t at = model_->cut_between(text, from, to); at != kNone;
          at = model_->cut_between(text, at + 1, to)) {
-        if (!raw_.may_lie_across(text, at) && !normalized_.may_lie_across(text, at)) return at;
+        if (!raw_.may_lie_across(text, at) && !guards_->may_lie_across(text, at)) return at;
     }
     return kNone;
 }

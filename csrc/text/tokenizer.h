@@ -70,8 +70,10 @@ struct Frame {
 class Tokenizer {
   public:
     // `raw` are looked for in the text as it comes, `normalized` in what the model's normalizer made of it.
-    // `may_cut`: the latter cannot lie in a text where none of them stands as it is.
-    Tokenizer(std::unique_ptr<const Model> model, AddedTokens raw, AddedTokens normalized, bool may_cut);
+    // `guards`: as what the latter may stand in a text before it is normalized, so that no text is cut inside one;
+    // nullopt: nobody knows, so no text is cut.
+    Tokenizer(std::unique_ptr<const Model> model, AddedTokens raw, AddedTokens normalized,
+              std::optional<AddedTokens> guards);
 
     // Never blocks for long: a mutex around a list.
     std::unique_ptr<Workspace> borrow() const;
@@ -95,7 +97,7 @@ class Tokenizer {
     std::unique_ptr<const Model> model_;
     AddedTokens raw_;
     AddedTokens normalized_;
-    bool may_cut_;
+    std::optional<AddedTokens> guards_;
     mutable std::mutex lending_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

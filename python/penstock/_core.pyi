@@ -151,10 +151,11 @@ class Tokenizer:
         model: Model,
         raw: collections.abc.Sequence[tuple[str, int, bool, bool, bool]],
         normalized: collections.abc.Sequence[tuple[str, int, bool, bool, bool]],
-        may_cut: bool,
+        guards: collections.abc.Sequence[tuple[str, int, bool, bool, bool]] | None,
     ) -> None:
         """
-        raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip).
+        raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip). guards: as what the latter may stand
+        in a text before it is normalized; None: nobody knows, so no long text is read in part.
         """
     def count_rows(
         self, texts: typing.Any, frame: Frame

@@ -46,8 +46,7 @@ def _build(document: Json) -> _core.Tokenizer:
         raise Unknown(f"model type {kind!r}")
     built = families[kind](document, model)
     raw, normalized = _added_tokens(document, built)
-    may_cut = all(_may_cut(document, token[0]) for token in normalized)
-    return _core.Tokenizer(built, raw, normalized, may_cut)
+    return _core.Tokenizer(built, raw, normalized, _guards(document, normalized))
 
 
 # --- models ------------------------------------------------------------------------------------------------
@@ -236,14 +235,21 @@ def ids_of_added(document: Json) -> dict[str, int]:
     return ids
 
 
-def _may_cut(document: Json, content: str) -> bool:
-    """Whether such a token stands in a raw text only where it stands in the normalized one, or nearly so."""
+def _guards(document: Json, normalized: list[Any]) -> list[Any] | None:
+    """As what tokens that are looked for in normalized text may stand in the raw one; None: not known."""
     steps = [step["type"] for step in _steps(document.get("normalizer"), "normalizers")]
-    if not content.isascii() and not content.startswith(METASPACE):
-        return False
+    contents = [token[0] for token in normalized]
+    if not steps:
+        return normalized
     if steps == ["NFC"]:
-        return not set(content) & set(NFC_CHANGES_TO_ASCII)
-    return steps == []
+        are_plain = all(text.isascii() and not set(text) & set(NFC_CHANGES_TO_ASCII) for text in contents)
+        return normalized if are_plain else None
+    if set(steps) <= {"Prepend", "Replace"}:  # for the model takes no others than those of a space
+        forms = {
+            form for text in contents for form in (text, text.replace(METASPACE, " "), text.lstrip(METASPACE))
+        }
+        return [(form, 0, False, False, False) for form in sorted(forms) if form]
+    return None if normalized else []
 
 
 # --- what stands around texts ------------------------------------------------------------------------------

@@ -251,7 +251,8 @@ void run(const std::uint8_t* data, std::size_t size) {
         token.lstrip = input.flag();
         if (!token.content.empty()) added.push_back(token);
     }
-    const text::Tokenizer tokenizer(std::move(model), text::AddedTokens(added), text::AddedTokens({}), true);
+    const text::Tokenizer tokenizer(std::move(model), text::AddedTokens(added), text::AddedTokens({}),
+                                    text::AddedTokens({}));
     std::string words = input.word(60);
     words += input.rest();
     for (std::size_t times = input.number(2); times > 0; --times) words += words;

@@ -34,7 +34,8 @@ std::vector<text::Id> ids_of(const text::Tokenizer& tokenizer, const std::string
 }  // namespace
 
 TEST(threads_that_share_a_tokenizer_do_not_disturb_each_other) {
-    const text::Tokenizer tokenizer(model(), text::AddedTokens({}), text::AddedTokens({}), true);
+    const text::Tokenizer tokenizer(model(), text::AddedTokens({}), text::AddedTokens({}),
+                                    text::AddedTokens({}));
     std::vector<std::string> texts;
     std::vector<std::vector<text::Id>> alone;
     for (int i = 0; i < 40; ++i) {

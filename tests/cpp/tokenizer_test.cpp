@@ -74,8 +74,10 @@ struct Set {
         raw.id = 2000;
         normalized.content = "<a>";
         normalized.id = 3000;
+        std::optional<AddedTokens> guards;
+        if (may_cut) guards.emplace(std::vector<AddedToken>{normalized});
         tokenizer = std::make_unique<Tokenizer>(std::move(model), AddedTokens({raw}),
-                                                AddedTokens({normalized}), may_cut);
+                                                AddedTokens({normalized}), std::move(guards));
     }
 
     std::vector<Id> row(std::string_view first, std::string_view second, const Frame& frame) {

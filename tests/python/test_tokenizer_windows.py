@@ -159,11 +159,11 @@ def test_long_texts_are_counted_by_their_heads_alone() -> None:
             calls.append(sum(map(len, texts)))
             return whole.encode_batch(texts, add_special_tokens=add_special_tokens)
 
-    engine._backend = Counting()
+    engine._loaded = Counting()
     try:
         rows = view.encode_batch([text], max_length=102)
     finally:
-        engine._backend = whole
+        engine._loaded = whole
     assert scores(rows)[1] == [slow_bytes(text, untrimmed(backend, text), 0, 100)]
     assert sum(calls) < 1000
 
