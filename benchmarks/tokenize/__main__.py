@@ -386,8 +386,10 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def run(job: str, models: list[str], kinds: list[str], peers: list[str], runs: int) -> list[dict[str, Any]]:
-    """All figures, peers in turn so that the machine's moods fall on all alike."""
+def run(
+    job: str, models: list[str], kinds: list[str], peers: list[str], runs: int
+) -> Iterator[list[dict[str, Any]]]:
+    """All figures so far, peers in turn so that the machine's moods fall on all alike."""
     results = []
     for model in models:
         for kind in kinds:
@@ -402,7 +404,7 @@ def run(job: str, models: list[str], kinds: list[str], peers: list[str], runs: i
             for peer, made in found.items():
                 results.append({"model": model, "kind": kind, "peer": peer} | summary(made, reference))
                 print(line(results[-1]), flush=True)
-    return results
+            yield results
 
 
 def summary(made: list[Any], reference: Any) -> dict[str, Any]:
@@ -462,10 +464,11 @@ def main() -> None:
                 (stop if given.command == "stop" else threads)(model, kind)
     else:
         job = "flat" if given.command == "run" else "padded"
-        results = run(job, given.models, given.kinds, given.peers, given.runs)
-        if given.json:
-            raw = {"conditions": conditions(), "job": job, "results": results}
-            given.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+        measured_on = conditions()
+        for results in run(job, given.models, given.kinds, given.peers, given.runs):
+            if given.json:
+                raw = {"conditions": measured_on, "job": job, "results": results}
+                given.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
