@@ -17,13 +17,11 @@ from penstock import _core
 from penstock.errors import ConfigError
 from penstock.ragged import Ragged
 from penstock.tokenizer_engine import Part, Texts, TokenizersEngine, spread
-from penstock.tokenizer_spec import Unknown, build, frame, ids_of_added
+from penstock.tokenizer_spec import Unknown, read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from penstock.ragged import Int32Array, Int64Array
-    from penstock.tokenizer_layout import Frame, Layout
+    from penstock.tokenizer_layout import Layout
 
 NO_TEXT, INEXACT = 1, 2  # what `_core.Tokenizer` says of a row
 
@@ -62,21 +60,9 @@ class NativeEngine(TokenizersEngine):
             raise Unknown(f"the file: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
             raise Unknown("there is no model section")
-        self._native = build(document)
+        self._native, self._frames, self._vocabulary, self._added = read(document)
         self._place, self._json = place, text
-        self._frames = {
-            (num_texts, special): _frame_or_none(document, num_texts, special)
-            for num_texts in (1, 2)
-            for special in (True, False)
-        }
         self.frame(1, add_special_tokens=True)
-        vocabulary = document["model"]["vocab"]
-        self._ids = (
-            vocabulary
-            if isinstance(vocabulary, dict)
-            else {piece: at for at, (piece, _) in enumerate(vocabulary)}
-        )
-        self._added = ids_of_added(document)
         self._lock = threading.Lock()
         self._loaded: Any = None
         self.num_inexact = 0
@@ -84,11 +70,11 @@ class NativeEngine(TokenizersEngine):
     @property
     def vocab_size(self) -> int:
         """Tokens in the vocabulary, added ones counted."""
-        return len(self._ids) + sum(token not in self._ids for token in self._added)
+        return len(self._vocabulary) + sum(token not in self._vocabulary for token in self._added)
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, if there is one."""
-        number: int | None = self._added.get(token, self._ids.get(token))
+        number: int | None = self._added.get(token, self._vocabulary.get(token))
         return number
 
     def encode(
@@ -168,11 +154,6 @@ class NativeEngine(TokenizersEngine):
             if self._loaded is None:
                 self._loaded = TokenizersEngine(self._json, self._place, self.reason)._loaded
         return self._loaded
-
-
-def _frame_or_none(document: Mapping[str, Any], num_texts: int, special: bool) -> Frame | None:
-    found = frame(document, num_texts, add_special_tokens=special)
-    return found if found.num_texts == num_texts else None
 
 
 def _readable(texts: Texts, argument: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from penstock import _core
 from penstock.tokenizer_layout import Frame, Piece
@@ -24,29 +24,48 @@ class Unknown(Exception):  # noqa: N818  not an error: a reason
     """Why the native engine leaves a tokenizer to the `tokenizers` package."""
 
 
-def build(document: Json) -> _core.Tokenizer:
+class Known(NamedTuple):
+    """A tokenizer.json that the engine knows, every part of it."""
+
+    native: _core.Tokenizer
+    frames: dict[tuple[int, bool], Frame | None]  # by number of texts, and whether with special tokens
+    vocabulary: Mapping[str, int]
+    added: dict[str, int]  # ids of the added tokens, which may be in the vocabulary too
+
+
+def read(document: Json) -> Known:
     """The native engine for a parsed tokenizer.json.
 
     Raises:
         Unknown: It holds something that the engine does not do exactly; says what.
     """
     try:
-        return _build(document)
+        return _read(document)
     except ValueError as error:
         raise Unknown(str(error)) from error
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Unknown(f"the file is not as expected ({type(error).__name__}: {error})") from error
 
 
-def _build(document: Json) -> _core.Tokenizer:
+def _read(document: Json) -> Known:
     model = document["model"]
     kind = model.get("type", "BPE" if "merges" in model else None)
     families = {"BPE": _bpe, "WordPiece": _wordpiece, "Unigram": _unigram}
     if kind not in families:
         raise Unknown(f"model type {kind!r}")
     built = families[kind](document, model)
-    raw, normalized = _added_tokens(document, built)
-    return _core.Tokenizer(built, raw, normalized, _guards(document, normalized))
+    vocabulary = model["vocab"]
+    if not isinstance(vocabulary, Mapping):
+        vocabulary = {piece: at for at, (piece, _) in enumerate(vocabulary)}
+    ids = _ids_of_added(document, vocabulary)
+    raw, normalized = _added_tokens(document, ids, built)
+    native = _core.Tokenizer(built, raw, normalized, _guards(document, normalized))
+    frames = {
+        (num_texts, special): _frame(document, num_texts, add_special_tokens=special)
+        for num_texts in (1, 2)
+        for special in (True, False)
+    }
+    return Known(native, frames, vocabulary, ids)
 
 
 # --- models ------------------------------------------------------------------------------------------------
@@ -192,11 +211,10 @@ def _normalizer_step(step: Json) -> tuple[Any, ...]:
 # --- added tokens ------------------------------------------------------------------------------------------
 
 
-def _added_tokens(document: Json, model: _core.Model) -> tuple[list[Any], list[Any]]:
+def _added_tokens(document: Json, ids: Mapping[str, int], model: _core.Model) -> tuple[list[Any], list[Any]]:
     """The tokens looked for in the raw text, and those looked for in normalized text."""
     raw: list[Any] = []
     normalized: list[Any] = []
-    ids = ids_of_added(document)
     for token in document.get("added_tokens") or ():
         content = token["content"]
         if not content:
@@ -215,14 +233,8 @@ def _added_tokens(document: Json, model: _core.Model) -> tuple[list[Any], list[A
     return raw, normalized
 
 
-def ids_of_added(document: Json) -> dict[str, int]:
+def _ids_of_added(document: Json, known: Mapping[str, int]) -> dict[str, int]:
     """The ids that `tokenizers` gives to added tokens, which may not be those that the file says."""
-    vocabulary = document["model"]["vocab"]
-    known = (
-        vocabulary
-        if isinstance(vocabulary, Mapping)
-        else {piece: at for at, (piece, _) in enumerate(vocabulary)}
-    )
     ids: dict[str, int] = {}
     size, highest = len(known), -1
     for token in document.get("added_tokens") or ():
@@ -255,12 +267,13 @@ def _guards(document: Json, normalized: list[Any]) -> list[Any] | None:
 # --- what stands around texts ------------------------------------------------------------------------------
 
 
-def frame(document: Json, num_texts: int, *, add_special_tokens: bool) -> Frame:
-    """What the post-processor puts around one text, or around a pair.
+def _frame(document: Json, num_texts: int, *, add_special_tokens: bool) -> Frame | None:
+    """What the post-processor puts around one text, or around a pair; None: it does not take so many."""
+    found = _any_frame(document, num_texts, add_special_tokens=add_special_tokens)
+    return found if found.num_texts == num_texts else None
 
-    Raises:
-        Unknown: The post-processor is not known exactly.
-    """
+
+def _any_frame(document: Json, num_texts: int, *, add_special_tokens: bool) -> Frame:
     plain = Frame(tuple(Piece(text, (), text) for text in range(num_texts)))
     steps = [
         step for step in _steps(document.get("post_processor"), "processors") if step["type"] != "ByteLevel"

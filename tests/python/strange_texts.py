@@ -1,4 +1,4 @@
-"""Strings that find what tokenizers get wrong: made of pieces of every kind, by a seed."""
+"""What tokenizers are tested with: the names of the real ones, and strings that find what they get wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
+
+REAL = (
+    "bert-base-cased",
+    "bert-base-multilingual-cased",
+    "bert-base-uncased",
+    "cl100k",
+    "dolma2",
+    "gpt2",
+    "llama3",
+    "minilm",
+    "mistral-v1",
+    "modernbert-like",
+    "o200k",
+    "phi3",
+    "qwen3",
+    "roberta",
+    "t5-small",
+    "xlm-roberta",
+)
+"""The tokenizers among the external test data."""
 
 WORDS = (
     "the",

@@ -15,30 +15,13 @@ from tokenizers import processors
 
 from penstock.tokenizer import Ragged, Tokenizer
 from penstock.tokenizer_layout import longest_first
+from strange_texts import REAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 TINY = ("tiny_bpe", "tiny_wordpiece", "tiny_unigram")
-REAL = [
-    "bert-base-cased",
-    "bert-base-multilingual-cased",
-    "bert-base-uncased",
-    "cl100k",
-    "dolma2",
-    "gpt2",
-    "llama3",
-    "minilm",
-    "mistral-v1",
-    "modernbert-like",
-    "o200k",
-    "phi3",
-    "qwen3",
-    "roberta",
-    "t5-small",
-    "xlm-roberta",
-]
 CORPORA = ("books_en", "short_tech_en", "multilingual", "web_html", "code", "adversarial")
 SENTENCE = "the water falls down from a dam to the turbine, naïve 水 \U0001f30a engineers turn it off\n"
 TEXTS = [SENTENCE[:n] for n in range(0, len(SENTENCE), 6)]

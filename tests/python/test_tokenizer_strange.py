@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ import pytest
 import tokenizers
 from tokenizers import processors
 
+from penstock.errors import TokenizerError
 from penstock.tokenizer import Tokenizer
 from penstock.tokenizer_engine import TokenizersEngine
 from penstock.tokenizer_native import NativeEngine
-from strange_texts import by_category, code_points, strange_texts
+from strange_texts import REAL, by_category, code_points, strange_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,24 +26,6 @@ if TYPE_CHECKING:
 PROOF_TEXTS = 10_000_000  # over all tokenizers
 CI_TEXTS = 4_000  # of each
 BATCH = 1_000
-REAL = (
-    "bert-base-cased",
-    "bert-base-multilingual-cased",
-    "bert-base-uncased",
-    "cl100k",
-    "dolma2",
-    "gpt2",
-    "llama3",
-    "minilm",
-    "mistral-v1",
-    "modernbert-like",
-    "o200k",
-    "phi3",
-    "qwen3",
-    "roberta",
-    "t5-small",
-    "xlm-roberta",
-)
 
 
 class Twins:
@@ -172,7 +156,6 @@ def test_ten_million_strange_texts(twins: Twins) -> None:
 @pytest.mark.proof
 @pytest.mark.timeout(6_000)
 def test_every_code_point_and_every_document(twins: Twins, test_data: Path) -> None:
-    import json
 
     points = every_code_point()
     for start in range(0, len(points), BATCH):
@@ -224,7 +207,6 @@ def tokens_of(frame: Frame) -> list[tuple[int | None, int, int | None]]:
 
 
 def test_the_engine_refuses_by_name_what_it_does_not_know(tiny_bpe: Path) -> None:
-    import json
 
     document = json.loads((tiny_bpe / "tokenizer.json").read_text(encoding="utf-8"))
     split = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
@@ -243,3 +225,13 @@ def test_the_engine_refuses_by_name_what_it_does_not_know(tiny_bpe: Path) -> Non
         assert tokenizer.engine == "tokenizers"
         assert reason in tokenizer.engine_reason
     assert isinstance(Tokenizer.from_pretrained(tiny_bpe)._engine, NativeEngine)
+
+
+@pytest.mark.parametrize("section", ["normalizer", "pre_tokenizer", "post_processor", "added_tokens"])
+def test_a_damaged_section_is_told_as_such(tiny_bpe: Path, tmp_path: Path, section: str) -> None:
+    document = json.loads((tiny_bpe / "tokenizer.json").read_text(encoding="utf-8"))
+    broken: Any = [{"content": 5}] if section == "added_tokens" else {"type": "BertProcessing"}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(document | {section: broken}), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=f"section {section}"):
+        Tokenizer.from_pretrained(path)
