@@ -177,6 +177,6 @@ std::string_view TextSource::head(std::size_t num_bytes) {
     return {};
 }
 
-bool TextSource::is_all(std::string_view) const noexcept { return num_read_ == text_.length; }
+bool TextSource::is_all() const noexcept { return num_read_ == text_.length; }
 
 }  // namespace penstock::bindings

@@ -48,7 +48,7 @@ class TextSource final : public text::Source {
     TextSource(const Text& text, std::string& buffer);
 
     std::string_view head(std::size_t num_bytes) override;
-    bool is_all(std::string_view head) const noexcept override;
+    bool is_all() const noexcept override;
 
     // False: there is a lone surrogate in what was read, or what is no UTF-8, or this is no text; head() was empty then.
     bool is_valid() const noexcept { return is_valid_; }

@@ -7,12 +7,8 @@
 #include <stdexcept>
 #include <utility>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
+#include "text/known_words.h"
 #include "text/utf8.h"
-#include "text/word_cache.h"
 
 namespace penstock::text {
 namespace {
@@ -22,30 +18,12 @@ constexpr std::size_t kPage = 256;
 constexpr std::uint64_t kNoPair = ~std::uint64_t{0};
 constexpr std::size_t kKeptBytes = std::size_t{1} << 20;  // of a buffer, from call to call
 constexpr std::size_t kMaxText = std::size_t{8} << 20;    // bytes that are copied
-constexpr std::size_t kLongestWord = 120;                 // bytes of a word that is worth keeping
-constexpr unsigned kLog2Words = 18;                       // 8 MiB
-constexpr std::size_t kLongWordBytes = std::size_t{4} << 20;
-constexpr std::size_t kManyIds = std::size_t{1} << 19;  // 2 MiB
 constexpr std::size_t kWordsAhead = 32;
 constexpr std::string_view kUnderline = "\xe2\x96\x81";  // "▁"
 
 std::uint64_t pair_of(Rune left, Rune right) noexcept { return std::uint64_t{left} << 21 | right; }
 
 std::size_t length_at(const char* at) noexcept { return sequence_length(static_cast<unsigned char>(*at)); }
-
-// The first byte that is no printable one, or `end`.
-const char* find_low(const char* at, const char* end) noexcept {
-#if defined(__SSE2__)
-    const __m128i space = _mm_set1_epi8(0x20);
-    for (; end - at >= 16; at += 16) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-        const int low = _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(bytes, space), bytes));
-        if (low != 0) return at + std::countr_zero(static_cast<unsigned>(low));
-    }
-#endif
-    while (at != end && static_cast<unsigned char>(*at) > 0x20) ++at;
-    return at;
-}
 
 void replace_all(std::string_view text, std::string_view from, std::string_view to, std::string& out) {
     for (std::size_t at = 0;;) {
@@ -60,50 +38,15 @@ void replace_all(std::string_view text, std::string_view from, std::string_view 
 }  // namespace
 
 struct PieceBpe::State final : public Memory {
-    WordCache words{kLog2Words};
-    LongWordCache long_words{kLongWordBytes};
-    // The ids of short words that have many: a slot of `words` says where they begin and in which round they were
-    // written, as this starts anew when it is full.
-    std::vector<Id> many_ids;
-    Id round = 0;
-
+    KnownWords known;
     std::vector<Id> symbols;
     MergeTable::Scratch scratch;
     std::string text;
     std::string head;
 
-    State() { many_ids.reserve(kManyIds); }
-
-    // Appends the ids of a word, if it is known.
-    bool find(const WordKey& key, std::uint64_t hash, Ids& out) const {
-        const WordCache::Slot* const slot = words.find(key, hash);
-        if (slot == nullptr) return false;
-        if (slot->count <= WordCache::kMaxIds) [[likely]] {
-            std::memcpy(out.room_for(WordCache::kMaxIds), slot->ids, sizeof(slot->ids));
-            out.grow_by(slot->count);
-            return true;
-        }
-        if (slot->ids[1] != round) return false;
-        out.append({many_ids.data() + slot->ids[0], slot->count});
-        return true;
-    }
-
-    void insert(const WordKey& key, std::span<const Id> ids) {
-        if (ids.size() <= WordCache::kMaxIds) return words.insert(key, ids);
-        if (many_ids.size() + ids.size() > kManyIds) {
-            many_ids.clear();
-            round = round == std::numeric_limits<Id>::max() ? 0 : round + 1;
-        }
-        WordCache::Slot& slot = words.claim(key);
-        slot.count = static_cast<std::uint32_t>(ids.size());
-        slot.ids[0] = static_cast<Id>(many_ids.size());
-        slot.ids[1] = round;
-        many_ids.insert(many_ids.end(), ids.begin(), ids.end());
-    }
-
     std::size_t num_bytes() const noexcept override {
-        return words.num_bytes() + long_words.num_bytes() + (kManyIds + symbols.capacity()) * sizeof(Id) +
-               scratch.num_bytes() + text.capacity() + head.capacity();
+        return known.num_bytes() + symbols.capacity() * sizeof(Id) + scratch.num_bytes() + text.capacity() +
+               head.capacity();
     }
 
     // Gives memory back that one long text took.
@@ -405,10 +348,10 @@ bool PieceBpe::encode_pieces(std::string_view text, State& state, Ids& out) cons
             if (length <= WordKey::kMaxBytes) {
                 next.key = WordKey::of(ahead, length, end);
                 next.hash = next.key.hash();
-                state.words.prefetch(next.hash);
+                state.known.words.prefetch(next.hash);
             } else if (length <= kLongestWord) {
                 next.hash = LongWordCache::hash({ahead, length});
-                state.long_words.prefetch(next.hash);
+                state.known.long_words.prefetch(next.hash);
             }
             ahead = next.stop;
         }
@@ -416,9 +359,9 @@ bool PieceBpe::encode_pieces(std::string_view text, State& state, Ids& out) cons
             const auto& [at, stop, key, hash] = found[i];
             const std::string_view piece(at, static_cast<std::size_t>(stop - at));
             if (piece.size() <= WordKey::kMaxBytes) {
-                if (state.find(key, hash, out)) continue;
+                if (state.known.find(key, hash, out)) continue;
             } else if (piece.size() <= kLongestWord) {
-                if (const auto ids = state.long_words.find(piece, hash); ids.data() != nullptr) {
+                if (const auto ids = state.known.long_words.find(piece, hash); ids.data() != nullptr) {
                     out.append(ids);
                     continue;
                 }
@@ -428,9 +371,9 @@ bool PieceBpe::encode_pieces(std::string_view text, State& state, Ids& out) cons
                 if (!encode_piece(piece, state, out)) return false;
                 const std::span<const Id> ids = out.all().subspan(mark);
                 if (piece.size() <= WordKey::kMaxBytes) {
-                    state.insert(key, ids);
+                    state.known.insert(key, ids);
                 } else if (piece.size() <= kLongestWord) {
-                    state.long_words.insert(piece, hash, ids);
+                    state.known.long_words.insert(piece, hash, ids);
                 }
                 continue;
             }

@@ -21,8 +21,8 @@ std::pair<std::size_t, std::size_t> longest_first(std::size_t first, std::size_t
     return first > second ? std::pair(keep_longer, keep_shorter) : std::pair(keep_shorter, keep_longer);
 }
 
-std::span<const Id> kept(const Ids& ids, std::size_t begin, std::size_t count, Side side) {
-    const std::span<const Id> all = ids.all().subspan(begin);
+std::span<const Id> kept(const Ids& ids, std::size_t count, Side side) {
+    const std::span<const Id> all = ids.all();
     return side == Side::right ? all.first(count) : all.last(count);
 }
 
@@ -116,7 +116,7 @@ bool Tokenizer::encode_head(Source& text, std::size_t limit, Workspace& workspac
     const std::size_t size = out.size();
     for (std::size_t guess = kBytesPerToken * limit + 64;; guess *= 4) {
         const std::string_view head = text.head(guess + kSearch);
-        if (text.is_all(head) && head.size() <= guess) return encode(head, workspace, out);
+        if (text.is_all() && head.size() <= guess) return encode(head, workspace, out);
         const std::size_t cut = cut_between(head, guess);
         if (cut == std::string_view::npos) continue;
         if (!encode(head.substr(0, cut), workspace, out)) return false;
@@ -180,7 +180,7 @@ bool Tokenizer::encode_row(Source& first, Source& second, const Frame& frame, Wo
             out.append(piece.ids);
         } else {
             const Ids& ids = piece.text == 0 ? workspace.first : workspace.second;
-            out.append(kept(ids, 0, keep[piece.text], frame.truncation));
+            out.append(kept(ids, keep[piece.text], frame.truncation));
         }
         if (type_ids != nullptr) type_ids->insert(type_ids->end(), out.size() - begin, piece.type_id);
     }

@@ -29,7 +29,6 @@ struct Workspace {
     std::vector<Stretch> stretches;
     std::vector<Stretch> inner;
     std::string normalized;
-    std::string transcoded;  // for whoever calls: a text in UTF-8
     Ids first;
     Ids second;
 };
@@ -55,7 +54,8 @@ class Source {
 
     // The first bytes of the text: at least so many, or all. Valid until the next call.
     virtual std::string_view head(std::size_t num_bytes) = 0;
-    virtual bool is_all(std::string_view head) const noexcept = 0;
+    // Whether the last head() was the whole text.
+    virtual bool is_all() const noexcept = 0;
 };
 
 // What rows look like.

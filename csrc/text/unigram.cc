@@ -8,13 +8,9 @@
 #include <stdexcept>
 #include <utility>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
+#include "text/known_words.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
-#include "text/word_cache.h"
 
 namespace penstock::text {
 namespace {
@@ -24,10 +20,6 @@ constexpr double kMaxScore = 1e15;                         // sums of these stay
 constexpr std::size_t kMaxPiece = std::size_t{1} << 20;    // bytes between two places where text is split
 constexpr std::size_t kMaxSegment = std::size_t{4} << 20;  // bytes that are normalized at once
 constexpr std::size_t kKeptBytes = std::size_t{1} << 20;   // of a buffer, from call to call
-constexpr std::size_t kLongestWord = 120;                  // bytes of a word that is worth keeping
-constexpr unsigned kLog2Words = 18;                        // 8 MiB
-constexpr std::size_t kLongWordBytes = std::size_t{4} << 20;
-constexpr std::size_t kManyIds = std::size_t{1} << 19;  // 2 MiB
 constexpr std::size_t kWordsAhead = 32;
 
 bool is_space(Rune rune) noexcept {
@@ -68,20 +60,6 @@ bool joins_behind(Rune rune) noexcept {
     if ((what & kMark) != 0) return false;
     if ((what & (kLetter | kNumber | kPunctuation | kSymbol)) == 0) return true;
     return rune == 0xd4e || (rune >= 0x11000 && rune < 0x12000);
-}
-
-// The first byte that is no printable one, or `end`.
-const char* find_low(const char* at, const char* end) noexcept {
-#if defined(__SSE2__)
-    const __m128i space = _mm_set1_epi8(0x20);
-    for (; end - at >= 16; at += 16) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-        const int low = _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(bytes, space), bytes));
-        if (low != 0) return at + std::countr_zero(static_cast<unsigned>(low));
-    }
-#endif
-    while (at != end && static_cast<unsigned char>(*at) > 0x20) ++at;
-    return at;
 }
 
 }  // namespace
@@ -250,36 +228,6 @@ struct Unigram::Place {
 };
 
 struct Unigram::State final : public Memory {
-    struct Caches {
-        WordCache words{kLog2Words};
-        LongWordCache long_words{kLongWordBytes};
-        // The ids of short words that have many: a slot of `words` says where they begin and in which round they
-        // were written, as this starts anew when it is full.
-        std::vector<Id> many_ids;
-        Id round = 0;
-
-        Caches() { many_ids.reserve(kManyIds); }
-
-        bool has_many(const WordCache::Slot& slot) const noexcept { return slot.ids[1] == round; }
-        std::span<const Id> many(const WordCache::Slot& slot) const noexcept {
-            return {many_ids.data() + slot.ids[0], slot.count};
-        }
-        void insert(const WordKey& key, std::span<const Id> ids) {
-            if (ids.size() <= WordCache::kMaxIds) return words.insert(key, ids);
-            if (many_ids.size() + ids.size() > kManyIds) {
-                many_ids.clear();
-                if (++round == std::numeric_limits<Id>::max()) round = 0;
-            }
-            WordCache::Slot& slot = words.claim(key);
-            slot.count = static_cast<std::uint32_t>(ids.size());
-            slot.ids[0] = static_cast<Id>(many_ids.size());
-            slot.ids[1] = round;
-            many_ids.insert(many_ids.end(), ids.begin(), ids.end());
-        }
-        std::size_t num_bytes() const noexcept {
-            return words.num_bytes() + long_words.num_bytes() + kManyIds * sizeof(Id);
-        }
-    };
     struct Best {  // the best path to a place
         double score;
         std::uint32_t from;
@@ -292,7 +240,7 @@ struct Unigram::State final : public Memory {
         double score;  // of the best path to `from`
     };
 
-    std::unique_ptr<Caches> caches[2];
+    std::unique_ptr<KnownWords> caches[2];
     std::vector<Best> best;
     std::unique_ptr<Walk[]> walks{new Walk[PieceTrie::kMaxBytes + 1]};  // each began at another place
     std::string normal;
@@ -301,8 +249,8 @@ struct Unigram::State final : public Memory {
     bool is_plain = false;  // what encode_segment() says of its text: it may be kept, see there
     bool needs_whole = false;
 
-    Caches& of(const Lane& lane) {
-        if (caches[lane.index] == nullptr) caches[lane.index] = std::make_unique<Caches>();
+    KnownWords& of(const Lane& lane) {
+        if (caches[lane.index] == nullptr) caches[lane.index] = std::make_unique<KnownWords>();
         return *caches[lane.index];
     }
 
@@ -480,7 +428,7 @@ bool Unigram::encode_lane(std::string_view text, bool first, State& state, const
 // all that belongs to it, and as that is done as far as it goes, no word is done more than twice.
 bool Unigram::encode_words(std::string_view text, bool first, State& state, const Lane& lane,
                            Ids& out) const {
-    State::Caches& caches = state.of(lane);
+    KnownWords& known = state.of(lane);
     const char* const begin = text.data();
     const char* const end = begin + text.size();
     const auto is_gap = [&lane](char byte) { return lane.gap[static_cast<unsigned char>(byte)]; };
@@ -534,10 +482,10 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
             if (length <= WordKey::kMaxBytes) {
                 next.key = WordKey::of(next.word, length, end);
                 next.hash = next.key.hash();
-                caches.words.prefetch(next.hash);
+                known.words.prefetch(next.hash);
             } else if (length <= kLongestWord) {
                 next.hash = LongWordCache::hash({next.word, length});
-                caches.long_words.prefetch(next.hash);
+                known.long_words.prefetch(next.hash);
             } else {
                 next.is_usual = false;
             }
@@ -557,19 +505,13 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
             const bool is_short = word.size() <= WordKey::kMaxBytes;
             if (now.is_usual) {
                 if (is_short) {
-                    const WordCache::Slot* const slot = caches.words.find(now.key, now.hash);
-                    if (slot != nullptr && (slot->count <= WordCache::kMaxIds || caches.has_many(*slot))) {
+                    const std::size_t before = out.size();
+                    if (known.find(now.key, now.hash, out)) {
                         previous = at;
-                        mark = out.size();
-                        if (slot->count <= WordCache::kMaxIds) [[likely]] {
-                            std::memcpy(out.room_for(WordCache::kMaxIds), slot->ids, sizeof(slot->ids));
-                            out.grow_by(slot->count);
-                        } else {
-                            out.append(caches.many(*slot));
-                        }
+                        mark = before;
                         continue;
                     }
-                } else if (const auto ids = caches.long_words.find(word, now.hash); ids.data() != nullptr) {
+                } else if (const auto ids = known.long_words.find(word, now.hash); ids.data() != nullptr) {
                     previous = at;
                     mark = out.size();
                     out.append(ids);
@@ -603,9 +545,9 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
             if (lane.has_edges && (is_space(decode(word.data())) || is_space(last_rune(word)))) continue;
             const std::span<const Id> ids = out.all().subspan(mark);
             if (is_short) {
-                caches.insert(now.key, ids);
+                known.insert(now.key, ids);
             } else {
-                caches.long_words.insert(word, now.hash, ids);
+                known.long_words.insert(word, now.hash, ids);
             }
         }
     }

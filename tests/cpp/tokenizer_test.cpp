@@ -59,7 +59,7 @@ class Whole final : public Source {
   public:
     explicit Whole(std::string_view text) : text_(text) {}
     std::string_view head(std::size_t) override { return text_; }
-    bool is_all(std::string_view) const noexcept override { return true; }
+    bool is_all() const noexcept override { return true; }
 
   private:
     std::string_view text_;
