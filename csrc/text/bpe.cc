@@ -175,7 +175,7 @@ void MergeTable::Scratch::trim() {
 MergeTable::MergeTable(std::span<const Merge> merges)
     : slots_(std::size_t{1} << table_bits(merges.size())),
       mask_(slots_.size() - 1),
-      shift_(64 - table_bits(merges.size())) {
+      shift_(64 - table_bits(merges.size()) + std::bit_width(kWays - 1)) {
     if (merges.size() > kMaxMerges) throw std::invalid_argument("there are more than 2^24 merges");
     std::uint64_t* const slots = slots_.data();
     std::fill_n(slots, slots_.size(), kEmpty);
@@ -256,70 +256,6 @@ void MergeTable::merge_short(std::span<const Id> symbols, const Rank* ranks, Ids
     Id* const begin = to;
     for (; alive != 0; alive &= alive - 1) *to++ = ids[std::countr_zero(alive)];
     out.grow_by(static_cast<std::size_t>(to - begin));
-}
-
-void MergeTable::begin(Word& word, std::size_t count, const Rank* ranks) noexcept {
-    for (unsigned i = 0; i + 1 < count; ++i) {
-        word.keys[i] = ranks[i] == kNoRank ? kNever : std::uint64_t{ranks[i]} << 6 | i;
-    }
-    word.searched = static_cast<std::uint32_t>((count + 3) / 4 * 4);
-    for (std::size_t i = count - 1; i < word.searched; ++i) word.keys[i] = kNever;
-    word.alive = (std::uint64_t{1} << count) - 1;
-}
-
-std::uint64_t MergeTable::sort_key(Id left, Id right, unsigned place) const noexcept {
-    const Rank found = rank(left, right);
-    if (found == kNoRank) return kNever;
-    __builtin_prefetch(products_.data() + found);
-    return std::uint64_t{found} << 6 | place;
-}
-
-void MergeTable::merge_together(std::span<Word> words) const noexcept {
-    constexpr std::uint8_t kNone = 255;
-    std::uint8_t active[kTogether];
-    std::size_t count = words.size();
-    for (std::size_t i = 0; i < count; ++i) active[i] = static_cast<std::uint8_t>(i);
-    while (count > 0) {
-        std::size_t still = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            Word& word = words[active[i]];
-            const std::uint64_t best = least(word.keys, word.searched);
-            if (best == kNever) continue;
-            active[still++] = active[i];
-            const auto at = static_cast<unsigned>(best & 63);
-            const Id made = products_[best >> 6];
-            word.ids[at] = made;
-            std::uint64_t after = word.alive & (~std::uint64_t{1} << at);
-            word.keys[static_cast<unsigned>(std::countr_zero(after)) % Word::kMost] = kNever;
-            word.alive ^= after & (std::uint64_t{0} - after);
-            after &= after - 1;
-            word.at = static_cast<std::uint8_t>(at);
-            word.next = kNone;
-            word.left = kNone;
-            if (after != 0) {
-                word.next = static_cast<std::uint8_t>(std::countr_zero(after));
-                prefetch(made, word.ids[word.next]);
-            }
-            if (const std::uint64_t before = word.alive & ((std::uint64_t{1} << at) - 1); before != 0) {
-                word.left = static_cast<std::uint8_t>(63 - std::countl_zero(before));
-                prefetch(word.ids[word.left], made);
-            }
-        }
-        count = still;
-        for (std::size_t i = 0; i < count; ++i) {
-            Word& word = words[active[i]];
-            const Id made = word.ids[word.at];
-            word.keys[word.at] = word.next == kNone ? kNever : sort_key(made, word.ids[word.next], word.at);
-            if (word.left != kNone) word.keys[word.left] = sort_key(word.ids[word.left], made, word.left);
-        }
-    }
-}
-
-std::size_t MergeTable::finish(const Word& word, Id* out) noexcept {
-    Id* to = out;
-    for (std::uint64_t alive = word.alive; alive != 0; alive &= alive - 1)
-        *to++ = word.ids[std::countr_zero(alive)];
-    return static_cast<std::size_t>(to - out);
 }
 
 // The same with a tree of least ranks over the pairs instead of one scan: no stale entries, so memory is bounded

@@ -112,15 +112,17 @@ class MergeTable {
     // The same when the caller knows the rank of every adjacent pair: ranks[i] is rank(symbols[i], symbols[i+1]).
     bool merge(std::span<const Id> symbols, std::span<const Rank> ranks, Scratch& scratch, Ids& out) const;
 
-    // A short word on its way: set by begin(), worked on by merge_together().
+    // A short word on its way: set by begin(), worked on by merge_together(). Behind the last symbol is one that no
+    // merge has, so that ends are no special case.
     struct Word {
         static constexpr std::size_t kMost = 32;  // symbols
 
-        std::uint64_t keys[kMost];
-        Id ids[kMost];
-        std::uint64_t alive;
-        std::uint32_t searched;
+        alignas(32) std::int32_t keys[kMost + 1];  // of pairs: rank and place; the least is merged next
+        Id ids[kMost + 1];
+        std::uint64_t alive;  // a bit for every symbol still there
+        Id made;
         std::uint8_t at, left, next;
+        bool is_wide;  // more than half of the keys count
     };
     static constexpr std::size_t kTogether = 16;
 
@@ -128,8 +130,11 @@ class MergeTable {
     static void begin(Word& word, std::size_t count, const Rank* ranks) noexcept;
 
     // Merges up to kTogether words whose ids are set and that are begun. Their steps alternate, so that the waits
-    // for memory overlap: several times faster than one after another.
+    // for memory overlap: several times faster than one after another. With wide instructions where there are some.
     void merge_together(std::span<Word> words) const noexcept;
+
+    // The same on any machine.
+    void merge_together_plainly(std::span<Word> words) const noexcept;
 
     // Writes what the word became; returns how many.
     static std::size_t finish(const Word& word, Id* out) noexcept;
@@ -137,10 +142,11 @@ class MergeTable {
     // kNoRank, if the pair is not merged.
     Rank rank(Id left, Id right) const noexcept {
         const std::uint64_t key = key_of(left, right);
-        for (std::size_t at = place_of(key);; at = (at + 1) & mask_) {
-            const std::uint64_t slot = slots_.data()[at];
-            if (slot >> kRankBits == key) return static_cast<Rank>(slot & kNoRank);
-            if (slot == kEmpty) return kNoRank;
+        for (std::size_t at = place_of(key);; at = (at + kWays) & mask_) {
+            const std::uint64_t* const bucket = slots_.data() + at;
+            const Rank found = rank_in(bucket, key);
+            if (found != kNoRank || bucket[kWays - 1] == kEmpty) [[likely]]
+                return found;
         }
     }
     Id product(Rank rank) const noexcept { return products_[rank]; }
@@ -149,19 +155,33 @@ class MergeTable {
     static constexpr unsigned kIdBits = 20;
     static constexpr unsigned kRankBits = 24;
     static constexpr std::uint64_t kEmpty = ~std::uint64_t{0};
+    static constexpr std::size_t kWays = 4;     // slots of a bucket, half a line of cache, filled in order
+    static constexpr Id kOutside = kMaxId + 1;  // a symbol that no merge has
+    static constexpr unsigned kPlaceBits = 5;
+    static constexpr std::int32_t kNever = kNoRank << kPlaceBits;  // this key or a larger one: no merge
+    static constexpr std::int32_t key_at(Rank rank, unsigned place) noexcept {
+        return static_cast<std::int32_t>(rank << kPlaceBits | place);
+    }
 
     static std::uint64_t key_of(Id left, Id right) noexcept {
         return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << kIdBits |
                static_cast<std::uint32_t>(right);
     }
     std::size_t place_of(std::uint64_t key) const noexcept {
-        return static_cast<std::size_t>(key * 0x9e3779b97f4a7c15u >> shift_);
+        return static_cast<std::size_t>(key * 0x9e3779b97f4a7c15u >> shift_) * kWays;
     }
 
-    void prefetch(Id left, Id right) const noexcept {
-        __builtin_prefetch(slots_.data() + place_of(key_of(left, right)));
+    // Without a branch: whether a pair is merged cannot be foretold.
+    static Rank rank_in(const std::uint64_t* bucket, std::uint64_t key) noexcept {
+        Rank found = kNoRank;
+        for (std::size_t i = 0; i < kWays; ++i) {
+            found = bucket[i] >> kRankBits == key ? static_cast<Rank>(bucket[i] & kNoRank) : found;
+        }
+        return found;
     }
-    std::uint64_t sort_key(Id left, Id right, unsigned place) const noexcept;
+
+    void merge_words(std::span<Word> words) const noexcept;
+    void merge_together_widely(std::span<Word> words) const noexcept;
     void merge_short(std::span<const Id> symbols, const Rank* ranks, Ids& out) const;
     void merge_long(std::span<const Id> symbols, const Rank* ranks, Scratch& scratch, Ids& out) const;
 

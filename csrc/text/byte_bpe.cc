@@ -13,12 +13,17 @@
 namespace penstock::text {
 namespace {
 
-constexpr std::size_t kBatch = 256;                           // words that are looked up together
-constexpr unsigned kLog2Slots = 18;                           // 4 MiB
-constexpr std::size_t kLongBytes = std::size_t{8} << 20;      // of the cache of long words
-constexpr std::size_t kKeptBytes = std::size_t{1} << 20;      // of buffers, from call to call
-constexpr std::size_t kMostBytes = std::size_t{1} << 31;      // of a text
-constexpr std::uint32_t kElsewhere = WordCache::kMaxIds + 1;  // count of a slot: see the cache of long words
+constexpr std::size_t kBatch = 256;                       // words that are looked up together
+constexpr unsigned kLog2Slots = 18;                       // 8 MiB
+constexpr unsigned kLog2WideSlots = 17;                   // 4 MiB
+constexpr std::size_t kLongBytes = std::size_t{8} << 20;  // of the cache of long words
+constexpr std::size_t kKeptBytes = std::size_t{1} << 20;  // of buffers, from call to call
+constexpr std::size_t kMostBytes = std::size_t{1} << 31;  // of a text
+// Counts of slots that only say where the ids are.
+constexpr std::uint32_t kInWide = WordCache::kMaxIds + 1;
+constexpr std::uint32_t kInLong = WordCache::kMaxIds + 2;
+
+std::uint64_t wide_hash(const WordKey& key) noexcept { return WideCache::hash(key.bytes()); }
 
 // The characters that stand for bytes in tokenizer.json: printable ones for themselves, others from U+0100 on.
 constexpr Rune kCharsEnd = 0x100 + 68;
@@ -75,7 +80,8 @@ std::vector<Merge> checked_merges(std::span<const TokenIds::Token> tokens, std::
 // Words that are one token: what merging makes of them was computed once. Immutable.
 class ByteBpe::Words {
   public:
-    explicit Words(std::size_t most) : mask_(std::bit_ceil(2 * most + 2) - 1), slots_(mask_ + 2) {}
+    explicit Words(std::size_t most)
+        : mask_(std::bit_ceil(2 * most + 2) - 1), slots_(mask_ + 2), hints_(mask_ / 16 + 1) {}
 
     void add(std::string_view word, Id id) {
         if (word.size() > WordKey::kMaxBytes) {
@@ -83,6 +89,7 @@ class ByteBpe::Words {
             return;
         }
         const WordKey key = WordKey::of(word.data(), word.size(), word.data() + word.size());
+        hints_.data()[hint_of(key) / 64] |= std::uint64_t{1} << hint_of(key) % 64;
         Slot* slot = place(key);
         while (slot->key.high != 0) slot = after(slot);
         *slot = {key, id, 0};
@@ -93,7 +100,12 @@ class ByteBpe::Words {
         long_.clear();
     }
 
-    void prefetch(const WordKey& key) const noexcept { __builtin_prefetch(place(key)); }
+    // Whether it may be here: no, for nearly all words that are not. Fetches what find() will look at.
+    bool may_hold(const WordKey& key) const noexcept {
+        if ((hints_.data()[hint_of(key) / 64] >> hint_of(key) % 64 & 1) == 0) return false;
+        __builtin_prefetch(place(key));
+        return true;
+    }
 
     // Where the word's id is (and 12 bytes more that may be read), or null.
     const Id* find(const WordKey& key) const noexcept {
@@ -115,6 +127,9 @@ class ByteBpe::Words {
         const std::uint64_t hash = key.hash();
         return static_cast<std::size_t>((hash ^ hash >> 20) & mask_);
     }
+    std::size_t hint_of(const WordKey& key) const noexcept {
+        return static_cast<std::size_t>((key.hash() >> 7) & (4 * mask_ + 3));
+    }
     Slot* place(const WordKey& key) noexcept { return slots_.data() + at(key); }
     const Slot* place(const WordKey& key) const noexcept { return slots_.data() + at(key); }
     Slot* after(Slot* slot) noexcept { return ++slot == slots_.data() + mask_ + 1 ? slots_.data() : slot; }
@@ -123,43 +138,48 @@ class ByteBpe::Words {
     }
 
     std::size_t mask_;
-    Table<Slot> slots_;  // and one more, never used
+    Table<Slot> slots_;           // and one more, never used
+    Table<std::uint64_t> hints_;  // eight bits or more for a word, small enough to stay near
     std::vector<std::pair<std::string, Id>> long_;
     TokenIds long_ids_;
 };
 
+// A word of a batch that was not found at once.
+struct ByteBpe::Missed {
+    std::string_view word;
+    WordKey key;         // if it is short
+    std::uint64_t hash;  // of the cache that it belongs in
+    std::size_t before;  // how many ids of found words of the batch stand before it
+    const Id* ids;       // null: at `begin` of the new ones, once these are whole
+    std::size_t begin;
+    std::uint32_t count;
+    std::uint32_t where;  // kInWide or kInLong, if it is short and known there; else 0
+    bool is_new;
+    bool may_be_token;  // if it is short and was nowhere
+
+    bool is_short() const noexcept { return word.size() <= WordKey::kMaxBytes; }
+};
+
 struct ByteBpe::State : Memory {
-    State() : words(kLog2Slots), long_words(kLongBytes) {}
+    State() : words(kLog2Slots), wide_words(kLog2WideSlots), long_words(kLongBytes) {}
 
     std::size_t num_bytes() const noexcept override {
-        return words.num_bytes() + long_words.num_bytes() + scratch.num_bytes() +
+        return words.num_bytes() + wide_words.num_bytes() + long_words.num_bytes() + scratch.num_bytes() +
                symbols.capacity() * sizeof(Id) + prefixed.capacity() + normal.capacity() + sizeof(State);
     }
 
     WordCache words;
+    WideCache wide_words;
     LongWordCache long_words;
     MergeTable::Scratch scratch;
     std::vector<Id> symbols;
     std::string prefixed;  // a text with a space before it
     std::string normal;
 
-    // The words of a batch.
-    struct Found {
-        const Id* ids;  // four may be read
-        std::uint32_t count;
-    };
-    struct New {
-        std::uint32_t word;
-        bool is_short;
-        std::uint64_t hash;  // of the cache of long words
-        std::size_t begin;   // in made
-    };
     std::array<std::uint32_t, kBatch> ends;
     std::array<WordKey, kBatch> keys;
     std::array<std::uint64_t, kBatch> hashes;
-    std::array<Found, kBatch> found;
-    std::array<std::uint32_t, kBatch> missed;
-    std::array<New, kBatch> news;
+    std::array<Missed, kBatch> missed;
     std::array<MergeTable::Word, MergeTable::kTogether> together;
     Ids made;  // tokens of the new words
 };
@@ -287,58 +307,67 @@ std::size_t ByteBpe::cut_between(std::string_view text, std::size_t from, std::s
 bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const {
     const char* at = text.data();
     const char* const end = at + text.size();
-    static constexpr WordCache::Slot kNothing{};
     const std::uint32_t* const ends = state.ends.data();
     while (at < end) {
         const std::size_t count = find_words(options_.scheme, at, end, state.ends.data(), kBatch);
         std::uint32_t begin = 0;
         for (std::size_t i = 0; i < count; ++i) {
-            const std::uint32_t length = ends[i] - begin;
-            WordKey& key = state.keys[i];
-            if (length <= WordKey::kMaxBytes) {
-                key = WordKey::of(at + begin, length, end);
-            } else {
-                key.high = ~std::uint64_t{0};  // no word's
-            }
-            state.hashes[i] = key.hash();
-            state.words.prefetch(state.hashes[i]);
+            const char* const word = at + begin;
+            const std::size_t length = ends[i] - begin;
             begin = ends[i];
-        }
-        std::size_t num_missed = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            const WordCache::Slot* slot = state.words.find(state.keys[i], state.hashes[i]);
-            const bool missed = slot == nullptr || slot->count > WordCache::kMaxIds;
-            if (slot == nullptr) [[unlikely]]
-                slot = &kNothing;
-            state.found[i] = {slot->ids, slot->count};
-            state.missed[num_missed] = static_cast<std::uint32_t>(i);
-            num_missed += missed;
-        }
-        std::size_t num_new = 0;
-        if (num_missed > 0 && !find_missed(at, num_missed, num_new, state)) return false;
-
-        std::size_t total = 0;
-        for (std::size_t i = 0; i < count; ++i) total += state.found[i].count;
-        Id* to = out.room_for(total + 4);
-        out.grow_by(total);
-        for (std::size_t i = 0; i < count; ++i) {
-            const auto [ids, size] = state.found[i];
-            std::memcpy(to, ids, 4 * sizeof(Id));
-            if (size > 4) [[unlikely]]
-                std::memcpy(to + 4, ids + 4, (size - 4) * sizeof(Id));
-            to += size;
-        }
-        for (std::size_t i = 0; i < num_new; ++i) {
-            const State::New& made = state.news[i];
-            const State::Found& found = state.found[made.word];
-            const std::span<const Id> ids(found.ids, found.count);
-            if (made.is_short && ids.size() <= WordCache::kMaxIds) {
-                state.words.insert(state.keys[made.word], ids);
-                continue;
+            if (length <= WordKey::kMaxBytes) [[likely]] {
+                state.keys[i] = WordKey::of(word, length, end);
+                state.hashes[i] = state.keys[i].hash();
+                state.words.prefetch(state.hashes[i]);
+            } else if (length <= WideCache::kMaxBytes) {
+                state.hashes[i] = WideCache::hash({word, length});
+                state.wide_words.prefetch(state.hashes[i]);
             }
-            const std::uint32_t from = made.word == 0 ? 0 : ends[made.word - 1];
-            if (made.is_short) state.words.claim(state.keys[made.word]).count = kElsewhere;
-            state.long_words.insert({at + from, ends[made.word] - from}, made.hash, ids);
+        }
+        // Words that are found are written at once; what is missed comes between them later.
+        constexpr std::size_t kMost = WideCache::kMaxIds;
+        Id* const first = out.room_for(kBatch * kMost + 1);
+        Id* to = first;
+        std::size_t num_missed = 0;
+        begin = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t length = ends[i] - begin;
+            const char* const word = at + begin;
+            begin = ends[i];
+            std::uint32_t where = 0;
+            if (length <= WordKey::kMaxBytes) [[likely]] {
+                if (const WordCache::Slot* const slot = state.words.find(state.keys[i], state.hashes[i])) {
+                    if (slot->count <= WordCache::kMaxIds) [[likely]] {
+                        std::memcpy(to, slot->ids, 4 * sizeof(Id));
+                        to += slot->count;
+                        continue;
+                    }
+                    where = slot->count;
+                }
+            } else if (length <= WideCache::kMaxBytes) {
+                if (const WideCache::Slot* const slot =
+                        state.wide_words.find({word, length}, state.hashes[i])) {
+                    std::memcpy(to, slot->ids, (kMost + 1) * sizeof(Id));
+                    to += slot->count;
+                    continue;
+                }
+            }
+            Missed& missed = state.missed[num_missed++];
+            missed.word = {word, length};
+            missed.key = state.keys[i];
+            missed.hash = state.hashes[i];
+            missed.before = static_cast<std::size_t>(to - first);
+            missed.where = where;
+            missed.may_be_token = true;
+        }
+        const auto num_found = static_cast<std::size_t>(to - first);
+        if (num_missed == 0) {
+            out.grow_by(num_found);
+        } else {
+            const std::span<Missed> missed(state.missed.data(), num_missed);
+            if (!find_missed(missed, state)) return false;
+            insert_missed(missed, num_found, out);
+            keep_new(missed, state);
         }
         at += begin;
     }
@@ -347,82 +376,131 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
     return true;
 }
 
-// Finds the tokens of the words that are not in the cache of short ones; those that are nowhere yet are `news`.
-bool ByteBpe::find_missed(const char* text, std::size_t num_missed, std::size_t& num_new,
-                          State& state) const {
-    const auto word_at = [text, &state](std::size_t i) {
-        const std::uint32_t from = i == 0 ? 0 : state.ends[i - 1];
-        return std::string_view(text + from, state.ends[i] - from);
-    };
+// Puts the tokens of missed words between those of the `num_found` of others, which stand behind the end of `out`.
+void ByteBpe::insert_missed(std::span<const Missed> missed, std::size_t num_found, Ids& out) {
+    std::size_t shift = 0;
+    for (const Missed& each : missed) shift += each.count;
+    const std::size_t total = num_found + shift;
+    Id* const first = out.room_for(total);
+    out.grow_by(total);
+    for (std::size_t m = missed.size(); m-- > 0;) {
+        const Missed& each = missed[m];
+        std::memmove(first + each.before + shift, first + each.before,
+                     (num_found - each.before) * sizeof(Id));
+        shift -= each.count;
+        if (each.count != 0) std::memcpy(first + each.before + shift, each.ids, each.count * sizeof(Id));
+        num_found = each.before;
+    }
+}
+
+// Finds the tokens of words that were missed.
+bool ByteBpe::find_missed(std::span<Missed> missed, State& state) const {
     state.made.clear();
-    for (std::size_t m = 0; m < num_missed; ++m) {
-        const std::string_view word = word_at(state.missed[m]);
-        const std::uint64_t hash = LongWordCache::hash(word);
-        state.news[m].hash = hash;
-        state.long_words.prefetch(hash);
-        if (word.size() <= WordKey::kMaxBytes) words_->prefetch(state.keys[state.missed[m]]);
+    for (Missed& each : missed) {
+        if (each.is_short()) {
+            if (each.where == 0) {
+                each.may_be_token = words_->may_hold(each.key);
+                continue;
+            }
+            each.hash = each.where == kInWide ? wide_hash(each.key) : LongWordCache::hash(each.word);
+            if (each.where == kInWide) {
+                state.wide_words.prefetch(each.hash);
+                continue;
+            }
+        } else {
+            each.hash = LongWordCache::hash(each.word);
+        }
+        state.long_words.prefetch(each.hash);
     }
     std::size_t num_together = 0;
-    std::array<std::size_t, MergeTable::kTogether> together;
+    std::array<Missed*, MergeTable::kTogether> together;
     const auto merge_together = [&] {
         merges_.merge_together({state.together.data(), num_together});
         for (std::size_t i = 0; i < num_together; ++i) {
-            State::New& made = state.news[together[i]];
-            made.begin = state.made.size();
+            Missed& each = *together[i];
+            each.begin = state.made.size();
             const std::size_t size =
                 MergeTable::finish(state.together[i], state.made.room_for(MergeTable::Word::kMost));
             state.made.grow_by(size);
-            state.found[made.word].count = static_cast<std::uint32_t>(size);
+            each.count = static_cast<std::uint32_t>(size);
         }
         num_together = 0;
     };
-    for (std::size_t m = 0; m < num_missed; ++m) {
-        const std::uint32_t i = state.missed[m];
-        const std::string_view word = word_at(i);
-        const bool is_short = word.size() <= WordKey::kMaxBytes;
-        const std::uint64_t hash = state.news[m].hash;
-        const bool elsewhere = state.found[i].count == kElsewhere;
-        if (!is_short || elsewhere) {
-            if (const std::span<const Id> ids = state.long_words.find(word, hash); ids.data() != nullptr) {
-                state.found[i] = {ids.data(), static_cast<std::uint32_t>(ids.size())};
-                continue;
+    for (Missed& each : missed) {
+        each.ids = nullptr;
+        each.count = 0;
+        each.is_new = false;
+        if (each.is_short() && each.where != kInLong) {
+            if (each.where == kInWide) {
+                if (const auto* const slot = state.wide_words.find(each.key.bytes(), each.hash, true)) {
+                    each.ids = slot->ids;
+                    each.count = slot->count;
+                    continue;
+                }
             }
-        }
-        State::New& made = state.news[num_new++];
-        made = {i, is_short, hash, 0};
-        state.found[i] = {nullptr, 0};
-        if (is_short) {
-            if (const Id* const id = words_->find(state.keys[i]); id != nullptr) {
-                state.found[i] = {id, 1};
-                continue;
-            }
-        } else if (const Id id = words_->find_long(word); id != TokenIds::kNone) {
-            made.begin = state.made.size();
-            state.made.push(id);
-            state.found[i].count = 1;
+        } else if (const std::span<const Id> ids = state.long_words.find(each.word, each.hash);
+                   ids.data() != nullptr) {
+            each.ids = ids.data();
+            each.count = static_cast<std::uint32_t>(ids.size());
             continue;
         }
-        if (word.size() <= MergeTable::Word::kMost) {
+        each.is_new = true;
+        if (each.is_short()) {
+            if (const Id* const id = each.may_be_token ? words_->find(each.key) : nullptr; id != nullptr) {
+                each.ids = id;
+                each.count = 1;
+                continue;
+            }
+        } else if (const Id id = words_->find_long(each.word); id != TokenIds::kNone) {
+            each.begin = state.made.size();
+            state.made.push(id);
+            each.count = 1;
+            continue;
+        }
+        if (each.word.size() <= MergeTable::Word::kMost) {
             MergeTable::Word& next = state.together[num_together];
             MergeTable::Rank ranks[MergeTable::Word::kMost];
-            const std::size_t count = first_symbols(word, next.ids, ranks);
+            const std::size_t count = first_symbols(each.word, next.ids, ranks);
+            each.begin = state.made.size();
             if (count == 0) continue;
             MergeTable::begin(next, count, ranks);
-            together[num_together++] = num_new - 1;
+            together[num_together++] = &each;
             if (num_together == MergeTable::kTogether) merge_together();
             continue;
         }
-        made.begin = state.made.size();
-        if (!encode_bytes(word, state.scratch, state.symbols, state.made)) return false;
-        state.found[i].count = static_cast<std::uint32_t>(state.made.size() - made.begin);
+        each.begin = state.made.size();
+        if (!encode_bytes(each.word, state.scratch, state.symbols, state.made)) return false;
+        each.count = static_cast<std::uint32_t>(state.made.size() - each.begin);
     }
     merge_together();
-    (void)state.made.room_for(4);
-    for (std::size_t n = 0; n < num_new; ++n) {
-        State::Found& found = state.found[state.news[n].word];
-        if (found.ids == nullptr) found.ids = state.made.data() + state.news[n].begin;
+    for (Missed& each : missed) {
+        if (each.ids == nullptr) each.ids = state.made.data() + each.begin;
     }
     return true;
+}
+
+// Keeps the new ones of missed words for the next time.
+void ByteBpe::keep_new(std::span<const Missed> missed, State& state) {
+    for (const Missed& each : missed) {
+        if (!each.is_new) continue;
+        const std::span<const Id> ids(each.ids, each.count);
+        const bool is_wide = ids.size() <= WideCache::kMaxIds && each.word.size() <= WideCache::kMaxBytes;
+        if (!each.is_short()) {
+            if (is_wide) {
+                state.wide_words.insert(each.word, WideCache::hash(each.word), ids);
+            } else {
+                state.long_words.insert(each.word, each.hash, ids);
+            }
+        } else if (ids.size() <= WordCache::kMaxIds) {
+            state.words.insert(each.key, ids);
+        } else if (is_wide) {
+            state.words.claim(each.key).count = kInWide;
+            state.wide_words.insert(each.key.bytes(), wide_hash(each.key), ids, true);
+        } else {
+            state.words.claim(each.key).count = kInLong;
+            state.long_words.insert(each.word, LongWordCache::hash(each.word), ids);
+        }
+    }
 }
 
 // Bytes that have no token vanish, as in `tokenizers`.

@@ -1,8 +1,8 @@
 // Which tokens a word has: what makes a tokenizer fast, as 99 words in 100 were seen before.
 //
 // WordCache: short words with few tokens. A slot is 32 bytes: the word itself (up to 15 bytes and its length, so a
-// hit is exact) and up to three ids. LongWordCache: any other words, exact too, as it keeps and compares bytes.
-// Both belong to one thread and are bounded.
+// hit is exact) and up to three ids. WideCache: words of up to 32 bytes, in slots of 64 bytes with up to seven ids.
+// LongWordCache: any other words, exact too, as it keeps and compares bytes. All belong to one thread and are bounded.
 
 #pragma once
 
@@ -36,6 +36,9 @@ struct WordKey {
         }
         return {words[0], words[1] | (std::uint64_t{length + 1} << 56)};
     }
+
+    // As bytes, for caches of longer words.
+    std::string_view bytes() const noexcept { return {reinterpret_cast<const char*>(this), sizeof(WordKey)}; }
 
     std::uint64_t hash() const noexcept {
         const std::uint64_t mixed = (low ^ (high * 0x9e3779b97f4a7c15u)) * 0xbf58476d1ce4e5b9u;
@@ -122,7 +125,84 @@ class WordCache {
 };
 static_assert(sizeof(WordCache::Slot) == 32);
 
-// One thread's, for words that a WordCache does not take. When it is full, it begins anew.
+// One thread's, for words of 16 to 32 bytes, and for shorter ones that have too many ids for a WordCache. A slot is a
+// line of cache, so that a hit waits for memory once.
+class WideCache {
+  public:
+    static constexpr std::size_t kMinBytes = 16;
+    static constexpr std::size_t kMaxBytes = 32;
+    static constexpr std::size_t kMaxIds = 7;
+
+    struct Slot {
+        char bytes[kMaxBytes];
+        Id ids[kMaxIds];
+        std::uint8_t count;
+        std::uint8_t length;  // of the bytes; 0: empty
+        bool is_key;          // the bytes are a WordKey
+        std::uint8_t unused;
+    };
+
+    // 2^log2_slots slots of 64 bytes.
+    explicit WideCache(unsigned log2_slots)
+        : mask_((std::uint64_t{1} << log2_slots) - 1), slots_(std::size_t{1} << log2_slots) {}
+
+    // `word` has kMinBytes to kMaxBytes.
+    static std::uint64_t hash(std::string_view word) noexcept {
+        std::uint64_t parts[4];
+        std::memcpy(parts, word.data(), 16);
+        std::memcpy(parts + 2, word.data() + word.size() - 16, 16);
+        const std::uint64_t first = (parts[0] ^ word.size()) * 0x9e3779b97f4a7c15u ^ parts[1];
+        const std::uint64_t last = parts[2] * 0x94d049bb133111ebu ^ parts[3];
+        const std::uint64_t mixed = (first ^ (first >> 29) ^ last) * 0xbf58476d1ce4e5b9u;
+        return mixed ^ (mixed >> 32);
+    }
+
+    // The word's slot, or null: kMaxIds + 1 ids of it may be read. Valid until the next insert(). `is_key`: the word is
+    // the bytes of a WordKey.
+    const Slot* find(std::string_view word, std::uint64_t hash, bool is_key = false) const noexcept {
+        const Slot* const slot = slots_.data() + (hash & mask_);
+        if (holds(*slot, word, is_key)) [[likely]]
+            return slot;
+        const Slot* const older = slots_.data() + ((hash & mask_) ^ 1);
+        return holds(*older, word, is_key) ? older : nullptr;
+    }
+
+    // Keeps the word and at most kMaxIds ids; of two places the older word's is taken.
+    void insert(std::string_view word, std::uint64_t hash, std::span<const Id> ids,
+                bool is_key = false) noexcept {
+        Slot& slot = slots_.data()[hash & mask_];
+        if (slot.length != 0) slots_.data()[(hash & mask_) ^ 1] = slot;
+        std::memcpy(slot.bytes, word.data(), word.size());
+        if (!ids.empty()) std::memcpy(slot.ids, ids.data(), ids.size_bytes());
+        slot.count = static_cast<std::uint8_t>(ids.size());
+        slot.length = static_cast<std::uint8_t>(word.size());
+        slot.is_key = is_key;
+    }
+
+    void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(slots_.data() + (hash & mask_)); }
+
+    std::size_t num_bytes() const noexcept { return slots_.num_bytes(); }
+
+  private:
+    static bool holds(const Slot& slot, std::string_view word, bool is_key) noexcept {
+        if (slot.length != word.size() || slot.is_key != is_key) return false;
+        // Two halves, which overlap: together they are the word.
+        const std::size_t last = word.size() - 16;
+        return (differ(slot.bytes, word.data()) | differ(slot.bytes + last, word.data() + last)) == 0;
+    }
+    static std::uint64_t differ(const char* a, const char* b) noexcept {
+        std::uint64_t one[2], other[2];
+        std::memcpy(one, a, 16);
+        std::memcpy(other, b, 16);
+        return (one[0] ^ other[0]) | (one[1] ^ other[1]);
+    }
+
+    std::uint64_t mask_;
+    Table<Slot> slots_;
+};
+static_assert(sizeof(WideCache::Slot) == 64);
+
+// One thread's, for words that the others do not take. When it is full, it begins anew.
 class LongWordCache {
   public:
     static constexpr std::size_t kReadable = 4;

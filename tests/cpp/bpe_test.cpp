@@ -127,10 +127,14 @@ TEST(merge_is_naive_merge) {
             MergeTable::begin(word, symbols.size(), ranks);
             expected.push_back(result);
         }
+        std::vector<MergeTable::Word> same = words;
         table.merge_together({words.data(), expected.size()});
+        table.merge_together_plainly({same.data(), expected.size()});
         for (std::size_t i = 0; i < expected.size(); ++i) {
             Id ids[MergeTable::Word::kMost];
-            const std::size_t count = MergeTable::finish(words[i], ids);
+            std::size_t count = MergeTable::finish(words[i], ids);
+            CHECK(std::vector<Id>(ids, ids + count) == expected[i]);
+            count = MergeTable::finish(same[i], ids);
             CHECK(std::vector<Id>(ids, ids + count) == expected[i]);
         }
     }

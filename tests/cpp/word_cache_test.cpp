@@ -71,6 +71,34 @@ TEST(words_of_too_many_tokens_are_not_kept) {
     CHECK(cache.find(key_of("none"))->count == 0);
 }
 
+TEST(a_wide_word_is_found_with_its_own_ids_only) {
+    WideCache cache(6);
+    std::mt19937 random(5);
+    std::map<std::pair<std::string, bool>, std::vector<Id>> all;
+    std::size_t num_found = 0;
+    for (int round = 0; round < 20000; ++round) {
+        // Few different bytes, so that words share beginnings and ends; zeros are bytes like any other.
+        std::string word(WideCache::kMinBytes + random() % 17, 'a');
+        word[random() % word.size()] = static_cast<char>(random() % 3);
+        const bool is_key = word.size() == sizeof(WordKey) && random() % 2 == 0;
+        const std::uint64_t hash = WideCache::hash(word);
+        const auto expected = all.find({word, is_key});
+        if (const WideCache::Slot* const slot = cache.find(word, hash, is_key); slot != nullptr) {
+            CHECK(expected != all.end());
+            CHECK(std::vector<Id>(slot->ids, slot->ids + slot->count) == expected->second);
+            ++num_found;
+            continue;
+        }
+        std::vector<Id> ids(random() % (WideCache::kMaxIds + 1));
+        for (Id& id : ids) id = static_cast<Id>(random() % 1000);
+        cache.insert(word, hash, ids, is_key);
+        all[{word, is_key}] = ids;
+        const WideCache::Slot* const slot = cache.find(word, hash, is_key);
+        CHECK(slot != nullptr && std::vector<Id>(slot->ids, slot->ids + slot->count) == ids);
+    }
+    CHECK(num_found > 100);
+}
+
 TEST(long_words_are_found_until_it_is_full) {
     std::mt19937 random(6);
     LongWordCache cache(1 << 14);
