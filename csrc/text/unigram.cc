@@ -69,12 +69,12 @@ bool joins_behind(Rune rune) noexcept {
 // that fits is then the right parent's.
 class PieceTrie::Builder {
   public:
-    explicit Builder(std::vector<Entry> entries) : entries_(std::move(entries)) {
-        std::ranges::sort(entries_, {}, &Entry::piece);
+    explicit Builder(std::span<const Entry> entries) {
+        sort(entries);
         add_block();  // the children of leaves: none
         add_block();
         std::vector<Range> todo;
-        todo.push_back({kRoot, 0, entries_.size(), 0});
+        todo.push_back({kRoot, 0, pieces_.size(), 0});
         while (!todo.empty()) {
             const Range range = todo.back();
             todo.pop_back();
@@ -89,7 +89,13 @@ class PieceTrie::Builder {
     static constexpr std::size_t kRoot = ~std::size_t{0};
     static constexpr std::size_t kOpen = 8;
 
-    struct Range {  // the entries that begin with the same `depth` bytes
+    struct Piece {
+        std::size_t begin;  // of its bytes
+        std::size_t size;
+        double score;
+        Id id;
+    };
+    struct Range {  // the pieces that begin with the same `depth` bytes
         std::size_t node;
         std::size_t begin;
         std::size_t end;
@@ -100,6 +106,39 @@ class PieceTrie::Builder {
         Bits free;
         Bits bases;  // not used yet
     };
+
+    // The pieces in order, and their bytes one behind another, as they are read again for every level of the trie. Of
+    // equal pieces the last is kept.
+    void sort(std::span<const Entry> entries) {
+        struct Key {  // most are told apart by their first bytes
+            std::uint64_t first;
+            std::size_t entry;
+        };
+        std::vector<Key> keys(entries.size());
+        std::size_t num_bytes = 0;
+        for (std::size_t i = 0; i < entries.size(); ++i) {
+            const std::string_view piece = entries[i].piece;
+            keys[i] = {0, i};
+            for (std::size_t at = 0; at < 8; ++at) {
+                keys[i].first =
+                    keys[i].first << 8 | (at < piece.size() ? static_cast<unsigned char>(piece[at]) : 0u);
+            }
+            num_bytes += piece.size();
+        }
+        std::ranges::sort(keys, [entries](const Key& a, const Key& b) {
+            if (a.first != b.first) return a.first < b.first;
+            const int order = entries[a.entry].piece.compare(entries[b.entry].piece);
+            return order != 0 ? order < 0 : a.entry < b.entry;
+        });
+        bytes_.reserve(num_bytes);
+        pieces_.reserve(entries.size());
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            const Entry& entry = entries[keys[i].entry];
+            if (i + 1 < keys.size() && entry.piece == entries[keys[i + 1].entry].piece) continue;
+            pieces_.push_back({bytes_.size(), entry.piece.size(), entry.score, entry.id});
+            bytes_.append(entry.piece);
+        }
+    }
 
     void add_block() {
         nodes_.resize(nodes_.size() + 256, Node{-std::numeric_limits<double>::infinity(), 0,
@@ -154,17 +193,16 @@ class PieceTrie::Builder {
     void place(Range range, std::vector<Range>& todo) {
         Node& node = range.node == kRoot ? root_ : nodes_[range.node];
         if (range.node == kRoot) node.packed = static_cast<std::uint32_t>(kNone) << 9 | kNoLabel;
-        if (range.begin != range.end && entries_[range.begin].piece.size() == range.depth) {
-            node.score = entries_[range.begin].score;
-            node.packed =
-                static_cast<std::uint32_t>(entries_[range.begin].id) << 9 | (node.packed & kLabelMask);
-            ++range.begin;
+        if (range.begin != range.end && pieces_[range.begin].size == range.depth) {
+            const Piece& piece = pieces_[range.begin++];
+            node.score = piece.score;
+            node.packed = static_cast<std::uint32_t>(piece.id) << 9 | (node.packed & kLabelMask);
         }
         if (range.begin == range.end) return;
         labels_.clear();
         starts_.clear();
         for (std::size_t i = range.begin; i < range.end; ++i) {
-            const auto label = static_cast<unsigned char>(entries_[i].piece[range.depth]);
+            const auto label = static_cast<unsigned char>(bytes_[pieces_[i].begin + range.depth]);
             if (labels_.empty() || labels_.back() != label) labels_.push_back(label), starts_.push_back(i);
         }
         starts_.push_back(range.end);
@@ -177,7 +215,8 @@ class PieceTrie::Builder {
         }
     }
 
-    std::vector<Entry> entries_;
+    std::vector<Piece> pieces_;
+    std::string bytes_;
     Node root_{};
     std::vector<Node> nodes_;
     std::vector<Block> blocks_;
@@ -185,14 +224,14 @@ class PieceTrie::Builder {
     std::vector<std::size_t> starts_;
 };
 
-PieceTrie::PieceTrie(std::vector<Entry> entries) {
+PieceTrie::PieceTrie(std::span<const Entry> entries) {
     std::size_t num_bytes = 0;
     for (const Entry& entry : entries) {
         if (entry.piece.size() > kMaxBytes) throw std::invalid_argument("a piece is longer than 1024 bytes");
         num_bytes += entry.piece.size();
     }
     if (num_bytes > std::size_t{64} << 20) throw std::invalid_argument("the pieces are longer than 64 MiB");
-    const Builder builder(std::move(entries));
+    const Builder builder(entries);
     auto table = std::make_unique<Table<Node>>(builder.nodes().size());
     std::ranges::copy(builder.nodes(), table->data());
     root_ = builder.root();
@@ -292,10 +331,7 @@ Unigram::Unigram(std::span<const Piece> pieces, std::vector<Step> steps, const O
         lowest = std::min(lowest, score);
         if (!piece.empty()) entries.push_back({piece, score, static_cast<Id>(id)});
     }
-    std::ranges::stable_sort(entries, {}, &PieceTrie::Entry::piece);
-    const auto same = [](const PieceTrie::Entry& a, const PieceTrie::Entry& b) { return a.piece == b.piece; };
-    entries.erase(entries.begin(), std::unique(entries.rbegin(), entries.rend(), same).base());
-    trie_ = PieceTrie(std::move(entries));
+    trie_ = PieceTrie(entries);
     unk_score_ = pieces.empty() ? 0 : lowest - kUnknownPenalty;
 
     byte_ids_.fill(-1);

@@ -46,8 +46,8 @@ class PieceTrie {
     };
 
     PieceTrie() = default;
-    // No piece is empty or comes twice. Throws std::invalid_argument for a piece that is too long.
-    explicit PieceTrie(std::vector<Entry> entries);
+    // No piece is empty; of equal ones the last counts. Throws std::invalid_argument for a piece that is too long.
+    explicit PieceTrie(std::span<const Entry> entries);
 
     // Null: no piece goes on so. The root is `root()`.
     const Node* child(const Node* node, char byte) const noexcept {
