@@ -14,6 +14,7 @@ namespace penstock::text {
 namespace {
 
 constexpr std::size_t kBatch = 256;                       // words that are looked up together
+constexpr std::size_t kFewMissed = 48;                    // missed words that more are waited for
 constexpr unsigned kLog2Slots = 18;                       // 8 MiB
 constexpr unsigned kLog2WideSlots = 17;                   // 4 MiB
 constexpr std::size_t kLongBytes = std::size_t{8} << 20;  // of the cache of long words
@@ -179,7 +180,7 @@ struct ByteBpe::State : Memory {
     std::array<std::uint32_t, kBatch> ends;
     std::array<WordKey, kBatch> keys;
     std::array<std::uint64_t, kBatch> hashes;
-    std::array<Missed, kBatch> missed;
+    std::array<Missed, kFewMissed + kBatch> missed;
     std::array<MergeTable::Word, MergeTable::kTogether> together;
     Ids made;  // tokens of the new words
 };
@@ -308,6 +309,8 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
     const char* at = text.data();
     const char* const end = at + text.size();
     const std::uint32_t* const ends = state.ends.data();
+    std::size_t num_missed = 0;
+    std::size_t from = out.size();  // where the tokens begin that missed words stand between
     while (at < end) {
         const std::size_t count = find_words(options_.scheme, at, end, state.ends.data(), kBatch);
         std::uint32_t begin = 0;
@@ -328,7 +331,7 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
         constexpr std::size_t kMost = WideCache::kMaxIds;
         Id* const first = out.room_for(kBatch * kMost + 1);
         Id* to = first;
-        std::size_t num_missed = 0;
+        const std::size_t before = out.size() - from;
         begin = 0;
         for (std::size_t i = 0; i < count; ++i) {
             const std::size_t length = ends[i] - begin;
@@ -356,40 +359,42 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
             missed.word = {word, length};
             missed.key = state.keys[i];
             missed.hash = state.hashes[i];
-            missed.before = static_cast<std::size_t>(to - first);
+            missed.before = before + static_cast<std::size_t>(to - first);
             missed.where = where;
             missed.may_be_token = true;
         }
-        const auto num_found = static_cast<std::size_t>(to - first);
-        if (num_missed == 0) {
-            out.grow_by(num_found);
-        } else {
+        out.grow_by(static_cast<std::size_t>(to - first));
+        at += begin;
+        // Many together take less time, as their waits for memory overlap.
+        if (num_missed < kFewMissed && at < end) continue;
+        if (num_missed > 0) {
             const std::span<Missed> missed(state.missed.data(), num_missed);
             if (!find_missed(missed, state)) return false;
-            insert_missed(missed, num_found, out);
+            insert_missed(missed, from, out);
             keep_new(missed, state);
         }
-        at += begin;
+        num_missed = 0;
+        from = out.size();
     }
     if (state.scratch.num_bytes() > kKeptBytes) state.scratch.trim();
     if (state.symbols.capacity() * sizeof(Id) > kKeptBytes) state.symbols = {};
     return true;
 }
 
-// Puts the tokens of missed words between those of the `num_found` of others, which stand behind the end of `out`.
-void ByteBpe::insert_missed(std::span<const Missed> missed, std::size_t num_found, Ids& out) {
+// Puts the tokens of missed words between those of the others, which stand in `out` from `from` on.
+void ByteBpe::insert_missed(std::span<const Missed> missed, std::size_t from, Ids& out) {
     std::size_t shift = 0;
     for (const Missed& each : missed) shift += each.count;
-    const std::size_t total = num_found + shift;
-    Id* const first = out.room_for(total);
-    out.grow_by(total);
+    std::size_t end = out.size() - from;
+    (void)out.room_for(shift);
+    out.grow_by(shift);
+    Id* const first = out.data() + from;
     for (std::size_t m = missed.size(); m-- > 0;) {
         const Missed& each = missed[m];
-        std::memmove(first + each.before + shift, first + each.before,
-                     (num_found - each.before) * sizeof(Id));
+        std::memmove(first + each.before + shift, first + each.before, (end - each.before) * sizeof(Id));
         shift -= each.count;
         if (each.count != 0) std::memcpy(first + each.before + shift, each.ids, each.count * sizeof(Id));
-        num_found = each.before;
+        end = each.before;
     }
 }
 

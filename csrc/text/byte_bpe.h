@@ -47,7 +47,7 @@ class ByteBpe : public Model {
 
     bool encode_words(std::string_view text, State& state, Ids& out) const;
     bool find_missed(std::span<Missed> missed, State& state) const;
-    static void insert_missed(std::span<const Missed> missed, std::size_t num_found, Ids& out);
+    static void insert_missed(std::span<const Missed> missed, std::size_t from, Ids& out);
     static void keep_new(std::span<const Missed> missed, State& state);
     std::size_t first_symbols(std::string_view word, Id* ids, MergeTable::Rank* ranks) const noexcept;
     bool encode_bytes(std::string_view word, MergeTable::Scratch& scratch, std::vector<Id>& symbols,
