@@ -50,7 +50,7 @@ std::int32_t least(const std::int32_t* keys) noexcept {
 }
 
 // The same for short words, whose keys are rank and place.
-constexpr std::uint64_t kNever = ~std::uint64_t{0};
+constexpr std::uint64_t kNoMerge = ~std::uint64_t{0};
 
 // `count` is a multiple of four.
 inline std::uint64_t least(const std::uint64_t* keys, std::size_t count) noexcept {
@@ -227,26 +227,26 @@ void MergeTable::merge_short(std::span<const Id> symbols, const Rank* ranks, Ids
     std::uint64_t keys[kShort];
     Id ids[kShort];
     const auto key = [](Rank rank, unsigned place) {
-        return rank == kNoRank ? kNever : std::uint64_t{rank} << 6 | place;
+        return rank == kNoRank ? kNoMerge : std::uint64_t{rank} << 6 | place;
     };
     std::memcpy(ids, symbols.data(), count * sizeof(Id));
     for (unsigned i = 0; i + 1 < count; ++i) keys[i] = key(ranks[i], i);
     const std::size_t searched = (count + 3) / 4 * 4;
-    for (std::size_t i = count - 1; i < searched; ++i) keys[i] = kNever;
+    for (std::size_t i = count - 1; i < searched; ++i) keys[i] = kNoMerge;
 
     std::uint64_t alive = count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
     for (;;) {
         const std::uint64_t best = least(keys, searched);
-        if (best == kNever) break;
+        if (best == kNoMerge) break;
         const auto at = static_cast<unsigned>(best & 63);
         const Id made = products_[best >> 6];
         ids[at] = made;
         std::uint64_t after = alive & (~std::uint64_t{1} << at);  // the symbols to the right
         const auto right = static_cast<unsigned>(std::countr_zero(after)) & 63;
-        keys[right] = kNever;
+        keys[right] = kNoMerge;
         alive &= ~(std::uint64_t{1} << right);
         after &= after - 1;
-        keys[at] = after == 0 ? kNever : key(rank(made, ids[std::countr_zero(after)]), at);
+        keys[at] = after == 0 ? kNoMerge : key(rank(made, ids[std::countr_zero(after)]), at);
         if (const std::uint64_t before = alive & ((std::uint64_t{1} << at) - 1); before != 0) {
             const auto left = static_cast<unsigned>(63 - std::countl_zero(before));
             keys[left] = key(rank(ids[left], made), left);
