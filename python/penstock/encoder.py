@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.errors import RowError
+from penstock.errors import ConfigError, RowError
 from penstock.sources.chunk import value_bytes
 from penstock.sources.values import num_bytes
 from penstock.windows import Rows
@@ -49,6 +49,7 @@ class Encoder:
         truncation: The side that is cut off.
         prompt: Text in front of each row.
         max_job_rows: Rows of a job at most. Jobs are started whole: they must fit the bound on started rows.
+        pairs: False refuses chunks with second texts.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Encoder:
         truncation: Literal["right", "left"] = "right",
         prompt: str = "",
         max_job_rows: int = MAX_JOB_ROWS,
+        pairs: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._columns = columns
@@ -70,6 +72,7 @@ class Encoder:
         self._max_length, self._stride, self._truncation = max_length, stride, truncation
         self._prompt = prompt
         self._max_job_rows = min(MAX_JOB_ROWS, max_job_rows)
+        self._takes_pairs = pairs
 
     def jobs(self, chunk: Chunk) -> Iterator[tuple[Chunk, Array]]:
         """Cut a chunk into jobs, each with the bytes of each row's text (int64[rows])."""
@@ -93,7 +96,11 @@ class Encoder:
             start = stop
 
     def rows(self, chunk: Chunk, text_bytes: Array) -> Rows:
-        """Tokenize a job. Blocks for as long as that takes, GIL released by the tokenizer."""
+        """Tokenize a job. Blocks for as long as that takes, GIL released by the tokenizer.
+
+        Raises:
+            ConfigError: The rows are pairs, and single texts are wanted.
+        """
         if self._tokenizer is None:
             rows = self._rows_of_ids(chunk, text_bytes)
         else:
@@ -103,6 +110,10 @@ class Encoder:
                     pa.scalar(self._prompt, text.type), text, pa.scalar("", text.type)
                 )
             pair_column = self._pair_column(chunk)
+            if pair_column and not self._takes_pairs:
+                raise ConfigError(
+                    "the rows are pairs, and what scores them takes single texts: pass one text per row."
+                )
             pairs = _filled(chunk.batch.column(pair_column)) if pair_column else None
             rows = self._rows_of_texts(text, pairs, text_bytes, chunk)
         rows.failures.update(chunk.failures)

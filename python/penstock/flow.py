@@ -48,6 +48,7 @@ class Settings:
     tokenizer: Tokenizer | None
     text_column: str
     pair_column: str | None
+    pairs: bool
     keep: tuple[str, ...]
     device: torch.device
     max_length: int | None
@@ -290,6 +291,7 @@ def _make_encoder(settings: Settings, columns: PairColumn) -> Encoder:
         truncation=settings.truncation,
         prompt=settings.prompt,
         max_job_rows=settings.limits.rows_ahead,
+        pairs=settings.pairs,
     )
 
 

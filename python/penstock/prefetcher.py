@@ -74,6 +74,7 @@ class Prefetcher:
         truncation: The side on which rows over ``max_length`` are cut off.
         prompt: Text that is put in front of each row.
         padding_side: Where rows are filled up. None: where the tokenizer says.
+        pairs: False refuses rows that are pairs of texts.
 
     Raises:
         ConfigError: An argument cannot be right; names it and the rule.
@@ -117,6 +118,7 @@ class Prefetcher:
         truncation: Literal["right", "left"] = "right",
         prompt: str = "",
         padding_side: Literal["right", "left"] | None = None,
+        pairs: bool = True,
     ) -> None:
         _require_counts(
             max_length=max_length,
@@ -148,6 +150,11 @@ class Prefetcher:
             raise ConfigError(
                 "collate with stride needs on_error='raise': a row could fail in one window, not in another."
             )
+        if stride is not None and pair_column is not None:
+            raise ConfigError(
+                f"stride={stride} and pair_column={pair_column!r}: pairs are not cut into windows. Leave "
+                "stride out, and long pairs are truncated; or leave pair_column out."
+            )
         if max_length is None and tokenizer is not None:
             max_length = tokenizer.model_max_length
         if stride is not None and (max_length is None or stride >= max_length):
@@ -165,6 +172,7 @@ class Prefetcher:
             tokenizer=tokenizer,
             text_column="input_ids" if tokenizer is None and text_column == "text" else text_column,
             pair_column=pair_column,
+            pairs=pairs,
             keep=tuple(keep),
             device=resolve_device(device),
             max_length=max_length,

@@ -15,6 +15,7 @@ from penstock.scoring import Scoring, scored_rows, scored_units
 from penstock.sink import Sink
 from penstock.sources import UnitSource, plan_units
 from penstock.sources.chunk import MAX_ROW_BYTES
+from penstock.tasks import check_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +122,7 @@ def score(
         unit_rows, unit_bytes: Rows and bytes of text of a unit, whichever is less. A unit is what is redone
             after an interruption.
         id_column, keep: Input columns that the output holds too.
-        text_column, pair_column: Where the text is.
+        text_column, pair_column: Where the text is; the second text, for tasks that take pairs.
         progress: Called a few times a second, in this thread.
         **options: Options of the model (revision, dtype, device, device_map, trust_remote_code), of the task
             (see its class), and of ``Prefetcher`` but for source, load, ordered, collate, and timeout and
@@ -154,6 +155,7 @@ def score(
             "max_wait: a durable run gives the same batches each time, so time must not cut them."
         )
     _refuse(options, ("source", "load", "ordered", "timeout", "retries", "collate"))
+    check_pairs(task, pair_column)
     _check_apart(paths, os.fspath(output))
     start = time.perf_counter()
     plan = plan_units(
@@ -229,6 +231,7 @@ def stream(
     """
     _refuse(options, ("source", "load", "ordered", "collate"))
     kept = _kept(id_column, keep)
+    check_pairs(task, options.get("pair_column"))
     scoring = Scoring.set_up(model, task, tokenizer, options)
     scoring.check_columns(kept)
     # A row that is skipped must still be known to be over, or the rows behind it would wait for it.

@@ -582,6 +582,7 @@ def test_trace_is_a_timeline_of_every_stage(tiny_bpe: Path, tmp_path: Path) -> N
         ({"timeout": 1.0}, "load="),
         ({"device": "meta"}, "device='meta'"),
         ({"stride": 64}, "stride=64"),
+        ({"stride": 8, "pair_column": "more"}, "stride=8 and pair_column='more'"),
         ({"retries": -1}, "retries=-1"),
         ({"window_rows": 0}, "window_rows=0"),
     ],

@@ -398,6 +398,25 @@ def test_a_model_spread_by_a_device_map_works(tiny_gpt2: Path) -> None:
     assert all(close(a["logprob"], b["logprob"]) for a, b in zip(spread, plain, strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"truncation": True}])
+def test_perplexity_takes_single_texts_and_says_so(
+    tiny_gpt2: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    row = {"text": "the river", "more": "and the dam"}
+    given: dict[str, Any] = {"model": tiny_gpt2, "task": "perplexity", "device": "cpu", **options}
+    path, out = write_jsonl(tmp_path / "in.jsonl", [row]), tmp_path / "out"
+    message = r"pair_column='more': task 'perplexity' takes single texts; leave pair_column out"
+    with pytest.raises(ConfigError, match=message):
+        penstock.score(path, pair_column="more", output=out, **given)
+    assert not out.exists()
+    with pytest.raises(ConfigError, match=message):
+        penstock.stream([row], pair_column="more", **given)
+    with pytest.raises(ConfigError, match=r"takes single texts: pass one text per row"):
+        list(penstock.stream([("the river", "and the dam")], **given))
+    # The remedy that the message names.
+    assert penstock.score(path, output=out, **given).num_errors == 0
+
+
 def test_pairs_are_classified_as_pairs(tiny_bert: Path) -> None:
     rows = [("the river", "the dam"), ("the river", "")]
     single, _ = penstock.stream(["the river", "the dam"], model=tiny_bert, task="classify", device="cpu")

@@ -52,7 +52,8 @@ def score(
     output: Output,
     text_column: TextColumn = "text",
     pair_column: Annotated[
-        str | None, input_option(metavar="NAME", help="Where the second text of a pair is.")
+        str | None,
+        input_option(metavar="NAME", help="Where the second text of a pair is; not for perplexity."),
     ] = None,
     id_column: Annotated[
         str | None, input_option(metavar="NAME", help="Like --keep, and first in the output.")

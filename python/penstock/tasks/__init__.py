@@ -54,6 +54,7 @@ class Task(Protocol):
         name: As in ``TASKS``.
         needs: A clause for error messages: which checkpoint this task wants.
         unused_weights: Beginnings of the names of weights that the task does not use.
+        takes_pairs: Rows may be pairs of texts.
         tokenizer: The tokenizer to read rows with; it may put a BOS in front.
         prompt: Text to put in front of each row before it is tokenized; ``""`` for none.
         body: The module that does most of the work, for ``task.body.compile()``.
@@ -62,6 +63,7 @@ class Task(Protocol):
     name: ClassVar[str]
     needs: ClassVar[str]
     unused_weights: ClassVar[tuple[str, ...]]
+    takes_pairs: ClassVar[bool]
     tokenizer: Tokenizer
     prompt: str
     body: torch.nn.Module
@@ -178,6 +180,24 @@ def task_options(name: str) -> tuple[str, ...]:
     """
     parameters = inspect.signature(task_class(name).__init__).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def check_pairs(name: str, pair_column: str | None) -> None:
+    """Refuse a column of second texts where the task takes single texts; needs no model.
+
+    Raises:
+        ConfigError: Names the task, and those that take pairs.
+
+    Example:
+        >>> check_pairs("classify", "answer")
+    """
+    if pair_column is None or task_class(name).takes_pairs:
+        return
+    others = " and ".join(repr(other) for other in TASKS if task_class(other).takes_pairs)
+    raise ConfigError(
+        f"pair_column={pair_column!r}: task {name!r} takes single texts; leave pair_column out, and it "
+        f"scores text_column. Pairs are for {others}."
+    )
 
 
 def check_vocabulary(loaded: LoadedModel, tokenizer: Tokenizer) -> None:

@@ -56,6 +56,7 @@ class Classify:
     name: ClassVar[str] = "classify"
     needs: ClassVar[str] = "classify needs one with a trained head (...ForSequenceClassification)."
     unused_weights: ClassVar[tuple[str, ...]] = ()
+    takes_pairs: ClassVar[bool] = True
 
     def __init__(
         self,

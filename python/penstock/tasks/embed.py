@@ -53,6 +53,7 @@ class Embed:
     name: ClassVar[str] = "embed"
     needs: ClassVar[str] = "embed needs the weights of the whole transformer."
     unused_weights: ClassVar[tuple[str, ...]] = ("pooler.",)  # a layer over [CLS] for training; not pooling
+    takes_pairs: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class Perplexity:
     name: ClassVar[str] = "perplexity"
     needs: ClassVar[str] = "perplexity needs one with a causal language model head (...ForCausalLM)."
     unused_weights: ClassVar[tuple[str, ...]] = ()
+    takes_pairs: ClassVar[bool] = False
 
     def __init__(
         self,
