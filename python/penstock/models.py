@@ -10,14 +10,16 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.arguments import flag, optional, refused, string
 from penstock.errors import ConfigError, MissingExtensionError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     import torch
 
@@ -123,6 +125,10 @@ def load_model(
 
     kind = task if isinstance(task, type) else task_class(task)
     wanted = _dtype_name(dtype)
+    revision = optional(string, "revision", revision)
+    trust_remote_code = flag("trust_remote_code", trust_remote_code)
+    if device_map is not None and not isinstance(device_map, (str, Mapping)):
+        raise refused("device_map", device_map, "a string such as 'auto', or a dict of modules and devices")
     if device is not None and device_map is not None:
         raise ConfigError(
             "device and device_map are both given: device_map places the model by itself; drop device."

@@ -5,9 +5,19 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
+from penstock.arguments import (
+    choice,
+    column_names,
+    flag,
+    function,
+    optional,
+    path_name,
+    seconds,
+    string,
+    whole,
+)
 from penstock.batch import Batch
 from penstock.errors import ClosedError, ConfigError
 from penstock.feeder import Limits
@@ -26,6 +36,10 @@ if TYPE_CHECKING:
     from penstock.collation import Collate
 
 OnError = Literal["raise", "skip", "null"]
+Side = Literal["right", "left"]
+
+ON_ERROR: tuple[OnError, ...] = ("raise", "skip", "null")
+SIDES: tuple[Side, ...] = ("right", "left")
 
 MAX_WORKERS = 16
 
@@ -115,29 +129,30 @@ class Prefetcher:
         max_buffered_bytes: int = 1 << 30,
         collate: Collate | None = None,
         trace: str | os.PathLike[str] | None = None,
-        truncation: Literal["right", "left"] = "right",
+        truncation: Side = "right",
         prompt: str = "",
-        padding_side: Literal["right", "left"] | None = None,
+        padding_side: Side | None = None,
         pairs: bool = True,
     ) -> None:
-        _require_counts(
-            max_length=max_length,
-            stride=stride,
-            max_batch_tokens=max_batch_tokens,
-            max_batch_rows=max_batch_rows,
-            window_rows=window_rows,
-            batches_ahead=batches_ahead,
-            rows_ahead=rows_ahead,
-            num_workers=num_workers,
-            max_row_bytes=max_row_bytes,
-            max_buffered_bytes=max_buffered_bytes,
-        )
-        _require_seconds(timeout=timeout, max_wait=max_wait)
-        _check_choices(on_error=on_error, truncation=truncation, padding_side=padding_side)
-        if not _is_count(retries) or retries < 0:
-            raise ConfigError(f"retries={retries!r}: must be a whole number, 0 or more.")
-        if isinstance(keep, str) or not isinstance(keep, Iterable):
-            raise ConfigError(f"keep={keep!r}: must be a list of column names.")
+        max_length = optional(whole, "max_length", max_length)
+        stride = optional(whole, "stride", stride)
+        max_batch_tokens = whole("max_batch_tokens", max_batch_tokens)
+        max_batch_rows = optional(whole, "max_batch_rows", max_batch_rows)
+        window_rows = optional(whole, "window_rows", window_rows)
+        batches_ahead = whole("batches_ahead", batches_ahead)
+        rows_ahead = optional(whole, "rows_ahead", rows_ahead)
+        num_workers = optional(whole, "num_workers", num_workers)
+        retries = whole("retries", retries, least=0)
+        max_buffered_bytes = whole("max_buffered_bytes", max_buffered_bytes)
+        timeout = optional(seconds, "timeout", timeout)
+        max_wait = optional(seconds, "max_wait", max_wait)
+        ordered, pairs = flag("ordered", ordered), flag("pairs", pairs)
+        on_error = choice("on_error", on_error, ON_ERROR)
+        truncation = choice("truncation", truncation, SIDES)
+        padding_side = choice("padding_side", padding_side, (None, *SIDES))
+        prompt, trace = string("prompt", prompt), optional(path_name, "trace", trace)
+        load, collate = optional(function, "load", load), optional(function, "collate", collate)
+        keep = column_names("keep", keep)
         if load is None and (timeout is not None or retries):
             raise ConfigError("timeout and retries are about load=, which is not given.")
         if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
@@ -173,7 +188,7 @@ class Prefetcher:
             text_column="input_ids" if tokenizer is None and text_column == "text" else text_column,
             pair_column=pair_column,
             pairs=pairs,
-            keep=tuple(keep),
+            keep=keep,
             device=resolve_device(device),
             max_length=max_length,
             stride=stride,
@@ -284,30 +299,6 @@ class BatchIterator(Iterator[Batch]):
     def stats(self) -> Stats:
         """The counters of this pass."""
         return self._pass.stats()
-
-
-def _check_choices(**arguments: str | None) -> None:
-    sides = ("right", "left")
-    allowed = {"on_error": ("raise", "skip", "null"), "truncation": sides, "padding_side": (None, *sides)}
-    for name, value in arguments.items():
-        if value not in allowed[name]:
-            raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed[name]))}.")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _require_counts(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None and not (_is_count(value) and value > 0):
-            raise ConfigError(f"{name}={value!r}: must be a whole number greater than 0.")
-
-
-def _require_seconds(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None and not (isinstance(value, Real) and float(value) > 0):
-            raise ConfigError(f"{name}={value!r}: must be seconds, greater than 0.")
 
 
 def _default_workers(*, has_load: bool) -> int:

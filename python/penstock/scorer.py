@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.arguments import column_name, column_names, function, optional, path_name
 from penstock.errors import ConfigError
 from penstock.scoring import Scoring, scored_rows, scored_units
 from penstock.sink import Sink
@@ -18,7 +18,7 @@ from penstock.sources.chunk import MAX_ROW_BYTES
 from penstock.tasks import check_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
 
@@ -145,6 +145,8 @@ def score(
     """
     paths = _paths(inputs)
     kept = _kept(id_column, keep)
+    output = path_name("output", output)
+    progress = optional(function, "progress", progress)
     on_error = options.pop("on_error", "null")
     if on_error == "skip":
         raise ConfigError(
@@ -156,7 +158,7 @@ def score(
         )
     _refuse(options, ("source", "load", "ordered", "timeout", "retries", "collate"))
     check_pairs(task, pair_column)
-    _check_apart(paths, os.fspath(output))
+    _check_apart(paths, output)
     start = time.perf_counter()
     plan = plan_units(
         paths,
@@ -188,7 +190,7 @@ def score(
             stats = batches.stats()
     reporter.report(batches, is_last=True)
     return Run(
-        output=os.fspath(output),
+        output=output,
         num_rows=plan.num_rows,
         num_scored_rows=sum(unit.num_rows for unit in todo.values()),
         num_errors=num_errors,
@@ -299,10 +301,8 @@ def _check_apart(paths: list[str], output: str) -> None:
 
 
 def _kept(id_column: str | None, keep: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(keep, str) or not isinstance(keep, Iterable):
-        raise ConfigError(f"keep={keep!r}: must be a list of column names.")
-    names = ([id_column] if id_column else []) + list(keep)
-    return tuple(dict.fromkeys(names))
+    first = optional(column_name, "id_column", id_column)
+    return tuple(dict.fromkeys([*(() if first is None else (first,)), *column_names("keep", keep)]))
 
 
 def _refuse(options: dict[str, Any], names: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.answers import Answered, Answers, Drain
+from penstock.arguments import optional, whole
 from penstock.errors import ConfigError, PenstockError
 from penstock.models import LoadedModel, load_model, tokenizer_source
 from penstock.prefetcher import Prefetcher
@@ -105,15 +106,19 @@ class Scoring:
             "text_column": plan.columns.text,
             "pair_column": plan.columns.pair,
             "on_error": on_error,
-            "max_batch_tokens": self.prefetch.get("max_batch_tokens", 32_768),
-            "max_batch_rows": self.prefetch.get("max_batch_rows"),
-            "window_rows": self.prefetch.get("window_rows", 16_384),
-            "max_buffered_bytes": self.prefetch.get("max_buffered_bytes", 1 << 30),
+            "max_batch_tokens": self._whole("max_batch_tokens", 32_768),
+            "max_batch_rows": self._whole("max_batch_rows", None),
+            "window_rows": self._whole("window_rows", 16_384),
+            "max_buffered_bytes": self._whole("max_buffered_bytes", 1 << 30),
             "max_row_bytes": plan.columns.max_row_bytes,
             "device_kind": self.loaded.device.type,
             "torch": torch.__version__,
             "num_threads": torch.get_num_threads(),
         }
+
+    def _whole(self, name: str, default: int | None) -> int | None:
+        value = optional(whole, name, self.prefetch.get(name))
+        return default if value is None else value
 
 
 def _answered(scoring: Scoring, batches: Prefetcher, splits: dict[int, list[Any]]) -> Iterator[Answered]:

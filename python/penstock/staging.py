@@ -48,7 +48,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     try:
         chosen = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(
             f"device={str(device)!r}: torch knows no such device; use 'cpu' or 'cuda'."
         ) from None

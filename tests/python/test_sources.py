@@ -117,7 +117,7 @@ def test_a_format_is_only_for_files() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": "id"}, "keep must be a list"),
+        ({"keep": "id"}, "keep='id': must be a list"),
         ({"text": ""}, "not empty"),
         ({"pair": "text"}, "both 'text'"),
         ({"ids": True, "pair": "b"}, "no pair_column"),

@@ -243,7 +243,7 @@ class TestRowReader:
         assert isinstance(chunk.failures[1], RowError)
 
     def test_a_bare_name_is_not_a_list_of_names(self) -> None:
-        with pytest.raises(ConfigError, match="keep must be a list of column names, not 'id'"):
+        with pytest.raises(ConfigError, match="keep='id': must be a list of column names"):
             RowReader(keep="id")
 
     def test_rows_before_the_first_usable_one_decide_nothing(self) -> None:

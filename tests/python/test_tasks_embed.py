@@ -241,7 +241,11 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"pooling": "max"}, "pooling='max'"), ({"truncate_dim": 65}, "1 to 64"), ({"truncate_dim": 0}, "=0")],
+    [
+        ({"pooling": "max"}, "pooling='max'"),
+        ({"truncate_dim": 65}, "between 1 and 64"),
+        ({"truncate_dim": 0}, "=0"),
+    ],
 )
 def test_options_that_cannot_be_right_are_refused(
     tiny_bert: Path, options: dict[str, Any], message: str

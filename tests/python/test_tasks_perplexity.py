@@ -290,7 +290,7 @@ def test_lengths_default_to_what_the_model_and_its_tokenizer_allow(gpt2: Any, to
     ("options", "message"),
     [
         ({"max_length": 65}, "positions for 64"),
-        ({"max_length": 1}, "2 or more"),
+        ({"max_length": 1}, "at least 2"),
         ({"stride": 64}, "1 to max_length - 1 = 63"),
         ({"stride": 0}, "stride=0"),
         ({"stride": 8, "truncation": True}, "one of the two"),

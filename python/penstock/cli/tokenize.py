@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.arguments import optional, whole
 from penstock.cli.exits import ending, visible
 from penstock.cli.options import (
     ADVICE,
@@ -118,15 +119,12 @@ class _Job:
     ) -> None:
         from penstock.tokenizer import Tokenizer
 
-        for name, number in (("max_length", max_length), ("num_workers", num_workers)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{name}={number}: must be 1 or more.")
         if taken := [name for name in columns["keep"] if name in RESERVED]:
             raise ConfigError(f"keep={taken[0]!r}: tokenize writes a column of that name; rename yours.")
         self.tokenizer: Tokenizer = Tokenizer.from_pretrained(tokenizer, revision=revision)
         self.columns = columns
-        self.max_length = max_length
-        self.num_workers = num_workers or default_workers()
+        self.max_length = optional(whole, "max_length", max_length)
+        self.num_workers = optional(whole, "num_workers", num_workers) or default_workers()
         self.num_rows = self.num_tokens = self.num_bytes = self.num_errors = 0
         self.num_skipped_rows = 0
         self._start = time.perf_counter()

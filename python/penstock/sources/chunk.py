@@ -8,16 +8,19 @@ found in one place, whatever the format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.arguments import column_name, column_names, optional, whole
 from penstock.errors import ConfigError, MissingColumnError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_ROW_BYTES = 64 << 20
 LARGEST_MAX_ROW_BYTES = 1 << 30  # a chunk's text is addressed with 32-bit offsets
@@ -101,21 +104,15 @@ class Columns:
     ids: bool = False
 
     def __post_init__(self) -> None:
-        keep: object = self.keep
-        if isinstance(keep, (str, bytes)) or not isinstance(keep, Iterable):
-            raise ConfigError(f"keep must be a list of column names, not {keep!r}")
-        object.__setattr__(self, "keep", tuple(keep))
-        for name in (self.text, *(() if self.pair is None else (self.pair,)), *self.keep):
-            if not isinstance(name, str) or not name:
-                raise ConfigError(f"a column name must be a string that is not empty, not {name!r}")
+        column_name("text_column", self.text)
+        optional(column_name, "pair_column", self.pair)
+        object.__setattr__(self, "keep", column_names("keep", self.keep))
+        most = whole("max_row_bytes", self.max_row_bytes, most=LARGEST_MAX_ROW_BYTES)
+        object.__setattr__(self, "max_row_bytes", most)
         if self.pair == self.text:
             raise ConfigError(f"text_column and pair_column are both {self.text!r}: name two columns")
         if self.ids and self.pair is not None:
             raise ConfigError("token ids have no pair_column: join the two halves into one row of ids")
-        if not 1 <= self.max_row_bytes <= LARGEST_MAX_ROW_BYTES:
-            raise ConfigError(
-                f"max_row_bytes must be between 1 and {LARGEST_MAX_ROW_BYTES:,}, not {self.max_row_bytes:,}"
-            )
 
     @property
     def texts(self) -> tuple[str, ...]:

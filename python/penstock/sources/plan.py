@@ -11,12 +11,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 
+from penstock.arguments import whole
 from penstock.errors import ConfigError
 from penstock.sources.chunk import MAX_ROW_BYTES, Columns
 from penstock.sources.formats import FORMATS
@@ -198,10 +198,7 @@ def plan_units(
         SourceError: A file cannot be read at all.
         ConfigError: The arguments cannot be right.
     """
-    limits: dict[str, Any] = {"unit_rows": unit_rows, "unit_bytes": unit_bytes}
-    for name, value in limits.items():
-        if not isinstance(value, Integral) or int(value) < 1:
-            raise ConfigError(f"{name}={value!r}: must be a whole number, at least 1")
+    unit_rows, unit_bytes = whole("unit_rows", unit_rows), whole("unit_bytes", unit_bytes)
     columns = Columns(text_column, pair_column, keep, max_row_bytes, ids)  # type: ignore[arg-type]
     files = expand(paths, format)
     kept: dict[str, pa.DataType] | None = None

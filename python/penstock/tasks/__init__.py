@@ -117,7 +117,7 @@ class Task(Protocol):
         ...
 
 
-def task_class(name: str) -> type[Task]:
+def task_class(name: Any) -> type[Task]:
     """The class of a task.
 
     Raises:
@@ -127,7 +127,7 @@ def task_class(name: str) -> type[Task]:
         >>> task_class("perplexity").__name__
         'Perplexity'
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, n=1)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"task={name!r}: the tasks are {', '.join(map(repr, TASKS))}.{meant}")

@@ -17,12 +17,14 @@ token as the end of a text, it answers somewhere else, and without a padding tok
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from penstock.arguments import is_whole, refused
 from penstock.errors import ConfigError, ModelError
 from penstock.tasks.lengths import resolve_max_length
 from penstock.tasks.padding import accepted_inputs, masks_for, model_inputs, on_device, settle
@@ -219,15 +221,10 @@ def truncation_side(truncation: bool | str) -> str:
 
 
 def _score_range(given: Any) -> tuple[int, int]:
-    try:
-        low, high = (int(bound) for bound in given)
-    except (TypeError, ValueError):
-        low, high = 0, -1
-    if low >= high:
-        raise ConfigError(
-            f"score_range={given!r}: it must be two whole numbers, the smaller first, like (0, 5)."
-        )
-    return low, high
+    bounds = tuple(given) if isinstance(given, Iterable) else ()
+    if len(bounds) != 2 or not all(map(is_whole, bounds)) or bounds[0] >= bounds[1]:
+        raise refused("score_range", given, "two whole numbers, the smaller first, like (0, 5)")
+    return int(bounds[0]), int(bounds[1])
 
 
 def _labels(config: Any) -> list[str]:

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from penstock.arguments import choice, flag, optional, string, whole
 from penstock.errors import ConfigError, ModelError
 from penstock.tasks.classify import last_token, truncation_side
-from penstock.tasks.lengths import is_whole, resolve_max_length
+from penstock.tasks.lengths import resolve_max_length
 from penstock.tasks.padding import accepted_inputs, masks_for, model_inputs, on_device, settle, token_mask
 from penstock.tasks.rows import NO_ANSWER, NO_TOKEN, NOT_A_NUMBER, column, place, reasons
 from penstock.tasks.sentence_folder import SentenceFolder, load_dense, read_sentence_folder
@@ -72,9 +73,10 @@ class Embed:
         self.loaded, self.tokenizer = loaded, tokenizer
         self.max_length = resolve_max_length(loaded, tokenizer, max_length, stated=said.max_seq_length)
         self.truncation = truncation_side(truncation)
-        self.pooling = _pooling(pooling or said.pooling or "mean")
-        self.normalize = said.normalize if normalize_embeddings is None else bool(normalize_embeddings)
-        self.prompt = _prompt(loaded, said, prompt_name, prompt)
+        self.pooling = choice("pooling", pooling or said.pooling or "mean", POOLINGS)
+        asked = optional(flag, "normalize_embeddings", normalize_embeddings)
+        self.normalize = said.normalize if asked is None else asked
+        self.prompt = _prompt(loaded, said, prompt_name, optional(string, "prompt", prompt))
         model: Any = loaded.model
         self.body: torch.nn.Module = getattr(model, "base_model", model)
         self._dense = [load_dense(path, config, loaded.device) for path, config in said.dense]
@@ -168,12 +170,6 @@ class Embed:
         return self._finished(vector[None])
 
 
-def _pooling(pooling: str) -> str:
-    if pooling not in POOLINGS:
-        raise ConfigError(f"pooling={pooling!r}: it must be one of {', '.join(map(repr, POOLINGS))}.")
-    return pooling
-
-
 def _prompt(loaded: LoadedModel, said: SentenceFolder, name: str | None, prompt: str | None) -> str:
     """The text to put in front: given, or found by name, or the folder's default, or none."""
     if name is not None and prompt is not None:
@@ -182,20 +178,16 @@ def _prompt(loaded: LoadedModel, said: SentenceFolder, name: str | None, prompt:
     if name is not None and name not in said.prompts:
         known = ", ".join(map(repr, said.prompts)) or "none"
         raise ConfigError(f"prompt_name={name!r}: the prompts of {loaded.source} are: {known}.")
-    text = prompt if name is None else said.prompts[name]
-    if text and not said.pools_prompt:
+    chosen = prompt if name is None else said.prompts[name]
+    if chosen and not said.pools_prompt:
         raise ModelError(
             f"{loaded.source} leaves the tokens of a prompt out when it pools (include_prompt is false), "
             "which is not done here. Use the model without a prompt."
         )
-    return text or ""
+    return chosen or ""
 
 
 def _kept(truncate_dim: int | None, dimension: int) -> int:
     if truncate_dim is None:
         return dimension
-    if not is_whole(truncate_dim) or not 1 <= truncate_dim <= dimension:
-        raise ConfigError(
-            f"truncate_dim={truncate_dim!r}: it must be a whole number from 1 to {dimension:,}."
-        )
-    return truncate_dim
+    return whole("truncate_dim", truncate_dim, most=dimension)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from penstock.arguments import whole
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,24 +38,13 @@ def resolve_max_length(
     if asked is None:
         known = [n for n in (positions, tokenizer.model_max_length, stated) if n is not None]
         return max(least, min(known)) if known else None
-    if not is_whole(asked) or asked < least:
-        raise ConfigError(f"max_length={asked!r}: it must be a whole number of tokens, {least} or more.")
+    asked = whole("max_length", asked, least=least)
     if positions is not None and asked > positions:
         raise ConfigError(
             f"max_length={asked:,}: {loaded.source} has positions for {positions:,} tokens. "
             f"Use max_length={positions} or less; longer rows are cut, or read in windows."
         )
     return asked
-
-
-def is_whole(value: object) -> bool:
-    """Whether an argument is a whole number; True and False are none.
-
-    Example:
-        >>> is_whole(8), is_whole(True), is_whole(8.0)
-        (True, False, False)
-    """
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def context_length(model: torch.nn.Module) -> int | None:

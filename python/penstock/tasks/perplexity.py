@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from penstock.arguments import is_whole
 from penstock.errors import ConfigError
-from penstock.tasks.lengths import is_whole, resolve_max_length
+from penstock.tasks.lengths import resolve_max_length
 from penstock.tasks.logprobs import TokenLogprobs, scored
 from penstock.tasks.rows import NO_ANSWER, NOT_A_NUMBER, add_up, column, reasons
 
@@ -148,7 +149,7 @@ def _stride(stride: int | None, max_length: int, truncation: bool | str) -> int 
             f"stride={stride!r}: it must be a whole number from 1 to max_length - 1 = {max_length - 1:,}, so "
             "that every token but the first has context. Half of max_length is the default."
         )
-    return stride
+    return int(stride)
 
 
 def _bos_id(loaded: LoadedModel, tokenizer: Tokenizer, bos: bool | int) -> int | None:
@@ -166,7 +167,7 @@ def _bos_id(loaded: LoadedModel, tokenizer: Tokenizer, bos: bool | int) -> int |
     if bos is not True:
         if not is_whole(bos) or not 0 <= bos < size:
             raise ConfigError(f"bos={bos!r}: it must be True, False or a token id below {size:,}.")
-        return bos
+        return int(bos)
     stated = [getattr(config, name, None) for name in ("bos_token_id", "eos_token_id")]
     for ids in (*stated, tokenizer.bos_id, tokenizer.eos_id):
         first = ids[0] if isinstance(ids, list) and ids else ids
