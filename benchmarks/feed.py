@@ -34,6 +34,7 @@ import torch
 
 import penstock
 from penstock.demo import MODEL
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,8 +210,9 @@ def measure(work: Work, runs: int) -> dict[str, list[float]]:
 def report(work: Work, seconds: dict[str, list[float]]) -> Iterator[str]:
     """The table, fastest last."""
     yield (
-        f"{len(work.documents)} documents, {work.load_s * 1e3:g} ms load, {work.step_s * 1e3:g} ms step, "
-        f"{work.num_workers} workers, asyncio queue of {work.queue}; floor {work.floor_s:.3f} s"
+        f"{counted(len(work.documents), 'document')}, {work.load_s * 1e3:g} ms load, "
+        f"{work.step_s * 1e3:g} ms step, {counted(work.num_workers, 'worker')}, "
+        f"asyncio queue of {work.queue}; floor {work.floor_s:.3f} s"
     )
     yield f"{'loader':<36}{'median s':>10}{'min':>8}{'max':>8}{'x floor':>10}{'x sleeps':>10}"
     sleeps = median(seconds[NOTHING])

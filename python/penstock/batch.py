@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from penstock.wording import counted
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -56,5 +58,5 @@ class Batch:
     def __repr__(self) -> str:
         """A line that names the shape instead of printing tensors."""
         shapes = ", ".join(f"{name}{list(tensor.shape)}" for name, tensor in self.inputs.items())
-        failed = f", {len(self.errors)} errors" if self.errors else ""
+        failed = f", {counted(len(self.errors), 'error')}" if self.errors else ""
         return f"Batch(ticket={self.ticket}, rows={len(self)}, {shapes}{failed})"

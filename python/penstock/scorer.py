@@ -16,6 +16,7 @@ from penstock.sink import Sink
 from penstock.sources import UnitSource, plan_units
 from penstock.sources.chunk import MAX_ROW_BYTES
 from penstock.tasks import check_pairs
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,13 +82,14 @@ class Run:
     def __str__(self) -> str:
         """A closing summary of a few lines."""
         skipped = (
-            f" ({self.num_skipped_units:,} of {self.num_units:,} units were finished before and are skipped)"
+            f" (skipped as finished before: {self.num_skipped_units:,} of {counted(self.num_units, 'unit')})"
             if self.num_skipped_units
             else ""
         )
         errors = f", {self.num_errors:,} with an error" if self.num_errors else ""
         state = "complete" if self.is_complete else "not complete"
-        return f"{self.num_scored_rows:,} rows scored{errors}{skipped}\n{self.output}: {state}\n{self.stats}"
+        rows = counted(self.num_scored_rows, "row")
+        return f"{rows} scored{errors}{skipped}\n{self.output}: {state}\n{self.stats}"
 
 
 def score(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from penstock.wording import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -94,17 +96,13 @@ class Stats:
         verdict = remedies.get(self.bottleneck, "the model is the bottleneck, as it should be.")
         if self.num_batches < _FEW_BATCHES:
             verdict = "too few batches to say who waited for whom."
-        failed = f", {_count(self.num_failed, 'row')} failed" if self.num_failed else ""
+        failed = f", {counted(self.num_failed, 'row')} failed" if self.num_failed else ""
         return (
             f"the loop waited {percent} of the time for data: {verdict}\n"
-            f"{_count(self.num_rows, 'row')}, {_count(self.num_tokens, 'token')} in "
-            f"{_count(self.num_batches, 'batch', 'es')} and "
+            f"{counted(self.num_rows, 'row')}, {counted(self.num_tokens, 'token')} in "
+            f"{counted(self.num_batches, 'batch', 'batches')} and "
             f"{self.elapsed_s:.2f} s ({self.padding_share:.1%} padding{failed})"
         )
-
-
-def _count(number: int, what: str, plural: str = "s") -> str:
-    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 class Clock:

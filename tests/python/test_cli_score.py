@@ -63,7 +63,7 @@ def test_a_second_run_skips_what_is_done(corpus: Path, tiny_gpt2: Path, tmp_path
     assert invoke(*arguments).exit_code == 0
     result = invoke(*arguments)
     assert result.exit_code == 0
-    assert "0 rows scored (3 of 3 units were finished before" in result.stdout
+    assert "0 rows scored (skipped as finished before: 3 of 3 units)" in result.stdout
     assert "waited" not in result.stdout
 
 

@@ -173,7 +173,7 @@ def test_wrong_use_is_refused_by_name(tmp_path: Path) -> None:
     with Sink.open(tmp_path, plan_of(2), FINGERPRINT) as sink:
         with pytest.raises(ConfigError, match="unit 7: not in the plan"):
             sink.write(unit_of(7), table_of(0))
-        with pytest.raises(ConfigError, match="the table has 1 rows, the unit 2"):
+        with pytest.raises(ConfigError, match="the table has 1 row, the unit 2"):
             sink.write(unit_of(0), table_of(0).slice(1))
         sink.write(unit_of(0), table_of(0))
         with pytest.raises(ConfigError, match="unit 0: finished or written before"):

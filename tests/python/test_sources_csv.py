@@ -81,7 +81,7 @@ def test_a_header_that_cannot_be_used_is_refused(path: Path, content: bytes, mes
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (b"x", "1 fields, but the header has 2"),
+        (b"x", "1 field, but the header has 2"),
         (b"x,1,2", "3 fields, but the header has 2"),
         (b"x\xff,1", "column 'text' holds invalid UTF-8: byte 0xff at position 1"),
         (b'"x"y,1', BROKEN),

@@ -9,6 +9,7 @@ import typer
 
 from penstock.cli.exits import ending, visible
 from penstock.cli.options import Debug  # noqa: TC001 - typer reads the annotations
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,9 @@ def inspect(
             console.print()
             console.print(_parts(shown))
         if len(report.parts) > len(shown):
-            console.print(f"  and {len(report.parts) - len(shown):,} more parts; --all lists them")
+            console.print(
+                f"  and {counted(len(report.parts) - len(shown), 'more part')}; --all lists every one"
+            )
 
 
 def _parts(parts: tuple[Part, ...]) -> Table:

@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from penstock.wording import counted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -116,7 +118,8 @@ def _cores() -> Iterator[Finding]:
     threads = affinity()
     if usable < threads:
         remedy = (
-            f"A cgroup allows {usable:g} cores of {threads}: set --num-workers {max(1, int(usable) - 1)}, "
+            f"A cgroup allows {usable:g} of {counted(threads, 'core')}: set "
+            f"--num-workers {max(1, int(usable) - 1)}, "
             f"and OMP_NUM_THREADS={max(1, int(usable))} for a model on the CPU."
         )
         yield Finding("slow", "cores", found, remedy)

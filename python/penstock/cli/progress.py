@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
+from penstock.wording import counted
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -70,7 +72,7 @@ def sentence(seen: Seen, *, has_model: bool = True) -> str:
         '500 of 2,000 rows, 45,000 tokens/s, 0:06 to go'
     """
     total, done = seen.total_rows + seen.num_skipped_rows, seen.num_rows + seen.num_skipped_rows
-    parts = [f"{done:,} of {total:,} rows" if seen.total_rows else f"{done:,} rows"]
+    parts = [f"{done:,} of {counted(total, 'row')}" if seen.total_rows else counted(done, "row")]
     if seen.elapsed_s > 0 and seen.num_tokens:
         parts.append(f"{seen.num_tokens / seen.elapsed_s:,.0f} tokens/s")
     if has_model:

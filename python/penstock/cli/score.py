@@ -28,6 +28,7 @@ from penstock.cli.options import (
 )
 from penstock.cli.progress import Show, display
 from penstock.cli.silence import silence_libraries
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from penstock.scorer import Progress, Run
@@ -186,7 +187,9 @@ def _report_row_errors(run: Run, *, strict: bool, quiet: bool) -> None:
         return
     count = inspect(run.output).errors
     if count:
-        rows = "1 row has an error" if count == 1 else f"{count:,} rows have an error"
-        complain(f"{rows}; the column error says why.", kind="Error" if strict else "Warning")
+        complain(
+            f"{counted(count, 'row has', 'rows have')} an error; the column error says why.",
+            kind="Error" if strict else "Warning",
+        )
         if strict:
             raise typer.Exit(ROW_ERRORS)

@@ -30,6 +30,7 @@ from penstock.cli.options import (
 from penstock.cli.progress import Tokenized, display
 from penstock.cli.score import named
 from penstock.errors import ConfigError, RowError
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,7 +85,8 @@ def tokenize(
         job = _Job(tokenizer, revision, columns, max_length, num_workers)
         if not quiet:
             typer.echo(
-                visible(f"tokenizing {named(inputs)} with {tokenizer}, {job.num_workers} threads"), err=True
+                visible(f"tokenizing {named(inputs)} with {tokenizer}, {counted(job.num_workers, 'thread')}"),
+                err=True,
             )
         for seen in job.count(inputs) if output is None else job.write(inputs, output, unit_rows, unit_bytes):
             end.has_begun = True

@@ -11,6 +11,7 @@ from penstock.sink import run
 from penstock.sink.files import LOCAL, Files, explained
 from penstock.sink.manifest import Manifests, Part, merge
 from penstock.sink.parts import decode
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +68,12 @@ class RunReport:
             f"{self.output}: {what}, {state}",
             f"  units   {self.units_done:,} of {self.units_total:,}",
             f"  rows    {self.rows:,} of {self.rows_total:,}, {self.errors:,} with an error",
-            f"  scored  {self.tokens:,} tokens, {self.bytes:,} bytes of text",
-            f"  files   {len(self.files):,} in, {len(self.parts):,} parts out ({self.format})",
+            f"  scored  {counted(self.tokens, 'token')}, {counted(self.bytes, 'byte')} of text",
+            f"  files   {len(self.files):,} in, {counted(len(self.parts), 'part')} out ({self.format})",
         ]
         if self.missing:
-            lines.append(
-                f"  missing {len(self.missing):,} parts, first {self.missing[0]}: done again on resume"
-            )
+            gone = counted(len(self.missing), "part")
+            lines.append(f"  missing {gone}, first {self.missing[0]}: done again on resume")
         return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from penstock.errors import ClosedError, ConfigError, ForkedError, OutputError
 from penstock.sink.commit import Committer, Job
 from penstock.sink.files import LOCAL, Files
 from penstock.sink.run import Run
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +179,7 @@ class Sink:
             raise ConfigError(f"unit {unit.id}: finished or written before. Skip the units in Sink.finished.")
         if not table.num_rows == unit.num_rows == planned:
             raise ConfigError(
-                f"unit {unit.id}: the table has {table.num_rows:,} rows, "
+                f"unit {unit.id}: the table has {counted(table.num_rows, 'row')}, "
                 f"the unit {unit.num_rows:,}, the plan {planned:,}. "
                 "A part holds every row of its unit, failed ones included."
             )

@@ -21,6 +21,7 @@ from penstock.sources.lines import Block, Extent, read_blocks, scan_blocks
 from penstock.sources.records import NEWLINE, QUOTE, RETURN, RecordReader, at_edges, fields_of, record_of
 from penstock.sources.seal import seal
 from penstock.sources.streams import BrokenStream, ByteStream
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -174,7 +175,7 @@ class _Decoder:
             fields = [] if row in failures else fields_of(record_of(block, row), self._delimiter)
             if row not in failures and len(fields) != self._width:
                 failures[row] = RowError(
-                    f"{len(fields):,} fields, but the header has {self._width:,}",
+                    f"{counted(len(fields), 'field')}, but the header has {self._width:,}",
                     place=self._place,
                     row=int(block.numbers[row]) + 1,
                 )

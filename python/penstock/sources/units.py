@@ -8,6 +8,7 @@ from penstock.errors import ConfigError, SourceError, SourceExhaustedError
 from penstock.sources.formats import FORMATS
 from penstock.sources.paths import InputFile, Span
 from penstock.sources.plan import Plan, Segment, Unit
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -111,7 +112,7 @@ class _Parts:
             self._seen = 0
             yield Span(unit, segment.start, segment.stop, segment.first_row, segment.num_rows)
             if self._seen != segment.num_rows:
-                raise _changed(segment, f"it gave {self._seen:,} rows")
+                raise _changed(segment, f"it gave {counted(self._seen, 'row')}")
             reached = segment.stop
             self.next = next(self._parts, None)
 
@@ -132,6 +133,6 @@ class _Parts:
 
 def _changed(segment: Segment, found: str) -> SourceError:
     return SourceError(
-        f"{segment.path}: changed since the plan: {segment.num_rows:,} rows were planned from position "
-        f"{segment.start:,} to {segment.stop:,}, {found}; bring the file back, or start a new output folder"
+        f"{segment.path}: changed since the plan, which has {counted(segment.num_rows, 'row')} from position "
+        f"{segment.start:,} to {segment.stop:,}: {found}; bring the file back, or start a new output folder"
     )

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from penstock.errors import ConfigError
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -211,6 +212,6 @@ def check_vocabulary(loaded: LoadedModel, tokenizer: Tokenizer) -> None:
     rows = getattr(table, "num_embeddings", None)
     if rows is not None and tokenizer.vocab_size > rows:
         raise ConfigError(
-            f"The tokenizer has {tokenizer.vocab_size:,} tokens and {loaded.source} knows {rows:,}: "
+            f"The tokenizer has {counted(tokenizer.vocab_size, 'token')} and {loaded.source} knows {rows:,}: "
             "they do not belong together. Give the model's own tokenizer."
         )

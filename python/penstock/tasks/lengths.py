@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.arguments import whole
 from penstock.errors import ConfigError
+from penstock.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ def resolve_max_length(
     asked = whole("max_length", asked, least=least)
     if positions is not None and asked > positions:
         raise ConfigError(
-            f"max_length={asked:,}: {loaded.source} has positions for {positions:,} tokens. "
+            f"max_length={asked:,}: {loaded.source} has positions for {counted(positions, 'token')}. "
             f"Use max_length={positions} or less; longer rows are cut, or read in windows."
         )
     return asked
