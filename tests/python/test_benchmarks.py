@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-FEED = Path(__file__).parents[2] / "benchmarks" / "feed.py"
+import pytest
+
+from penstock.demo import CORPUS, MODEL
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+FEED, PIPELINE = BENCHMARKS / "feed.py", BENCHMARKS / "pipeline.py"
 
 
 def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) -> None:
@@ -21,3 +26,31 @@ def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) ->
     seconds = json.loads(raw.read_text(encoding="utf-8"))["seconds"]
     assert len(seconds) == 6
     assert all(len(values) == 2 for values in seconds.values())
+
+
+def run_pipeline(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PIPELINE), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+def test_pipeline_measures_every_part_and_keeps_the_raw_figures(tmp_path: Path) -> None:
+    raw = tmp_path / "pipeline.json"
+    done = run_pipeline("--file", CORPUS, "--tokenizer", MODEL, "--runs", 2, "--json", raw)
+    assert done.returncode == 0, done.stderr
+    for words in ("reader alone", "tokenizer alone, 2 threads", "the loop waited", "  tokenize ", "357 rows"):
+        assert words in done.stdout
+    figures = json.loads(raw.read_text(encoding="utf-8"))
+    assert [len(values) for values in figures["mb_s"].values()] == [2, 2, 2, 2]
+    assert all(run["elapsed_s"] >= run["read"] > 0 for run in figures["prefetcher_s"])
+
+
+def test_pipeline_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PENSTOCK_TEST_DATA", raising=False)
+    done = run_pipeline("--runs", 1)
+    assert done.returncode == 2
+    assert "give --file and --tokenizer" in done.stderr
