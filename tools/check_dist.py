@@ -15,9 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Patterns of fnmatch, where * also crosses folders.
-WHEEL_MUST_HOLD = ["penstock/__init__.py", "penstock/_core.*.so", "penstock/_core.pyi", "penstock/py.typed"]
-WHEEL_MAY_HOLD = ["penstock/*", "penstock-*.dist-info/*"]
-WHEEL_MUST_NOT_HOLD = ["*.cpp", "*.cc", "*.h", "*.o", "*.a", "*/tests/*", "*/__pycache__/*"]
+COMPILED = "penstock/_core.*.so"
+METADATA = "penstock-*.dist-info/*"
 
 SDIST_MUST_HOLD = [
     "CMakeLists.txt",
@@ -38,39 +37,33 @@ SDIST_MUST_NOT_HOLD = [
 ]
 
 
-def problems(
-    names: list[str], must: list[str], must_not: list[str], may: list[str] | None = None
-) -> list[str]:
+def problems(names: list[str], must: list[str], must_not: list[str]) -> list[str]:
     """What is wrong with this list of files, in words."""
     missing = [f"nothing matches {pattern}" for pattern in must if not fnmatch.filter(names, pattern)]
     unwanted = [
         f"{name} matches {pattern}" for pattern in must_not for name in fnmatch.filter(names, pattern)
     ]
-    allowed = {name for pattern in may or ["*"] for name in fnmatch.filter(names, pattern)}
-    return missing + unwanted + [f"{name} has no place there" for name in names if name not in allowed]
+    return missing + unwanted
 
 
 def package_files() -> list[str]:
-    """The files of the package that git knows or would add."""
-    command = [
-        "git",
-        "ls-files",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--deduplicate",
-        "python/penstock",
-    ]
+    """The files of the package that git tracks, as a wheel names them."""
+    command = ["git", "ls-files", "-z", "python/penstock"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [name.removeprefix("python/") for name in listed.splitlines() if (ROOT / name).exists()]
+    return [name.removeprefix("python/") for name in listed.split("\0") if name]
 
 
 def wheel_problems(wheel: Path) -> list[str]:
-    """A wheel holds the package: all of it, and nothing else."""
+    """A wheel holds the tracked files of the package, its one compiled part, and what pip needs; no more."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
-    absent = [f"{name} is in the clone and not in the wheel" for name in package_files() if name not in names]
-    return problems(names, WHEEL_MUST_HOLD, WHEEL_MUST_NOT_HOLD, WHEEL_MAY_HOLD) + absent
+    tracked, compiled = package_files(), fnmatch.filter(names, COMPILED)
+    expected = {*tracked, *compiled, *fnmatch.filter(names, METADATA)}
+    absent = [f"{name} is tracked and not in the wheel" for name in tracked if name not in names]
+    extra = [f"{name} is in the wheel and not tracked" for name in names if name not in expected]
+    if len(compiled) != 1:
+        extra.append(f"one file must match {COMPILED}, not {len(compiled)}: {', '.join(compiled)}")
+    return absent + extra
 
 
 def sdist_problems(sdist: Path) -> list[str]:
