@@ -48,6 +48,24 @@ def test_every_command_has_help_that_fits_eighty_columns(command: str) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("command", "argument"), [("score", "INPUT"), ("inspect", "DIR"), ("bench", "NAME")])
+def test_help_names_arguments_without_types_of_python(command: str, argument: str) -> None:
+    shown = invoke(command, "--help").stdout
+    assert re.search(rf"^  {argument}  +\w", shown, re.MULTILINE)
+    assert "<" not in shown
+
+
+def test_help_of_bench_names_every_benchmark() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks"
+    names = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__main__.py")
+    }
+    shown = " ".join(invoke("bench", "--help").stdout.split())
+    listed = re.search(r"NAME ((?:\w+, )*\w+ or \w+);", shown)
+    assert listed is not None
+    assert set(re.split(", | or ", listed[1])) == names
+
+
 def test_help_imports_nothing_slow() -> None:
     code = (
         "import sys, penstock.cli; print([n for n in ('torch', 'transformers', 'numpy') if n in sys.modules])"

@@ -41,6 +41,17 @@ def test_ids_are_those_of_the_tokenizer_in_order(corpus: Path, tiny_wordpiece: P
     assert "500" in result.stdout.splitlines()[0]
 
 
+def test_it_says_which_engine_and_why(corpus: Path, tiny_bpe: Path, tmp_path: Path) -> None:
+    arguments = ("tokenize", corpus, "--count", "--num-workers", 2, "--tokenizer")
+    assert ", 2 threads, engine native\n" in invoke(*arguments, tiny_bpe).stderr
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    assert (
+        ", 2 threads, engine tokenizers (not native: model type 'WordLevel'"
+        in invoke(*arguments, tmp_path).stderr
+    )
+
+
 def test_max_length_cuts_rows_and_keeps_special_tokens(
     corpus: Path, tiny_wordpiece: Path, tmp_path: Path
 ) -> None:

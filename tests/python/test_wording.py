@@ -39,7 +39,7 @@ def test_the_summaries_of_a_run_of_one_row(tiny_gpt2: Path, tmp_path: Path) -> N
         "1 part out",
     ):
         assert words in said
-    assert ", 1 thread\n" in said
+    assert ", 1 thread, engine native\n" in said
     assert "1 of 1 row," in said
     assert not ONE_OF_MANY.search(said), said
 

@@ -61,10 +61,10 @@ def _root(
 
 app.command(cls=Grouped, short_help="Score files: the same rows, with score columns.")(score.score)
 app.command(cls=Grouped, short_help="Write the token ids of files, or count them.")(tokenize.tokenize)
-app.command(short_help="Show what the run in a folder holds.")(inspect.inspect)
-app.command(short_help="Score a bundled corpus with a bundled model.")(demo.demo)
-app.command(short_help="Show what this machine has and what will be slow.")(doctor.doctor)
-app.command(short_help="Run a benchmark; needs a clone.", context_settings=_PASS_ON)(bench.bench)
+app.command(cls=Grouped, short_help="Show what the run in a folder holds.")(inspect.inspect)
+app.command(cls=Grouped, short_help="Score a bundled corpus with a bundled model.")(demo.demo)
+app.command(cls=Grouped, short_help="Show what this machine has and what will be slow.")(doctor.doctor)
+app.command(cls=Grouped, short_help="Run a benchmark; needs a clone.", context_settings=_PASS_ON)(bench.bench)
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ from penstock.errors import ConfigError
 
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A script of benchmarks/, such as feed.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="feed, pipeline or tokenize; each has a --help.")
+    ],
 ) -> None:
     """Run a benchmark; arguments after its name are its own. Needs a clone of the repository."""
     if name in ("-h", "--help"):

@@ -90,7 +90,8 @@ def score(
         int | None, task_option(metavar="N", help="perplexity: new tokens of each further window.")
     ] = None,
     truncation: Annotated[
-        str | None, task_option(metavar="SIDE", help="Where long rows are cut off: right or left.")
+        str | None,
+        task_option(metavar="SIDE", help="Where long rows are cut off: right or left. perplexity: right."),
     ] = None,
     bos: Annotated[bool | None, task_option(help="perplexity: put a BOS in front. Default: yes.")] = None,
     pooling: Annotated[str | None, task_option(metavar="NAME", help="embed: mean, cls or last.")] = None,

@@ -84,9 +84,9 @@ def tokenize(
             columns["max_row_bytes"] = max_row_bytes
         job = _Job(tokenizer, revision, columns, max_length, num_workers)
         if not quiet:
+            threads = counted(job.num_workers, "thread")
             typer.echo(
-                visible(f"tokenizing {named(inputs)} with {tokenizer}, {counted(job.num_workers, 'thread')}"),
-                err=True,
+                visible(f"tokenizing {named(inputs)} with {tokenizer}, {threads}, {job.engine}"), err=True
             )
         for seen in job.count(inputs) if output is None else job.write(inputs, output, unit_rows, unit_bytes):
             end.has_begun = True
@@ -130,6 +130,12 @@ class _Job:
         self.num_rows = self.num_tokens = self.num_bytes = self.num_errors = 0
         self.num_skipped_rows = 0
         self._start = time.perf_counter()
+
+    @property
+    def engine(self) -> str:
+        """What does the work; and why, where it is the slower one."""
+        name = f"engine {self.tokenizer.engine}"
+        return name if self.tokenizer.engine == "native" else f"{name} ({self.tokenizer.engine_reason})"
 
     def count(self, inputs: list[str]) -> Iterator[Tokenized]:
         """Count, and say how far it is after each piece."""
