@@ -60,6 +60,7 @@ BERT_SEPARATOR = 1 << 14
 BERT_PUNCTUATION = 1 << 15
 BERT_CHINESE = 1 << 16
 NONSPACING = 1 << 17
+DIGIT = 1 << 18
 WORD_RUNE = 1 << 20
 STRIP_SPACE = 1 << 21
 
@@ -69,7 +70,7 @@ Which Unicode: the regexes (Oniguruma) know the letters, numbers, marks, punctua
 {UNICODE}; added tokens (Rust's regex crate) have the same white space, and as word characters letters,
 numbers, marks and 142 more. BERT's categories (unicode_categories) are of Unicode 8 or so, and there what is
 unassigned is no control character. The normal forms are of Unicode 9 to 12.0 (U+1F23B decomposes, U+32FF
-does not). White space and lower case are those of Rust itself, Unicode 17."""
+does not). White space, lower case and what Digits asks are those of Rust itself, Unicode 17."""
 
 
 def class_bits() -> list[int]:
@@ -133,7 +134,7 @@ def _where(answers: dict[int, str], is_true: Callable[[int, str], bool]) -> set[
 
 
 def _pre_tokenized() -> Iterable[tuple[int, set[int]]]:
-    """What BertPreTokenizer makes of every code point between two letters."""
+    """What BertPreTokenizer and Digits make of every code point between two letters."""
     splitter = pre_tokenizers.BertPreTokenizer()
     separators, punctuation = set(), set()
     for rune in RUNES:
@@ -146,6 +147,8 @@ def _pre_tokenized() -> Iterable[tuple[int, set[int]]]:
             raise SystemExit(f"BertPreTokenizer makes {words} of U+{rune:04X} between letters")
     yield BERT_SEPARATOR, separators
     yield BERT_PUNCTUATION, punctuation
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    yield DIGIT, {rune for rune in RUNES if len(digits.pre_tokenize_str(f"a{chr(rune)}b")) == 3}
 
 
 def _beside(token: AddedToken, is_true: Callable[[bool, bool], bool]) -> set[int]:

@@ -102,15 +102,16 @@ std::unique_ptr<Normalizer> normalizer_from(const std::vector<Step>& steps) {
 }
 
 ModelHandle byte_bpe(const VocabularyDict& vocabulary, const MergeList& merges,
-                     const std::vector<std::string>& patterns, bool add_prefix_space, bool ignore_merges,
-                     const std::vector<Step>& normalizer) {
-    auto scheme = text::Scheme::kNone;
-    if (patterns.size() > 1) throw py::value_error("more than one split before ByteLevel");
-    if (!patterns.empty()) {
-        const std::optional<text::Scheme> known = text::scheme_of(patterns[0]);
-        if (!known) throw py::value_error("the pre_tokenizer's pattern " + patterns[0]);
-        scheme = *known;
+                     const std::vector<std::tuple<std::string, std::string>>& rules, bool add_prefix_space,
+                     bool ignore_merges, const std::vector<Step>& normalizer) {
+    std::vector<text::Rule> known;
+    for (const auto& [type, setting] : rules) {
+        const std::optional<text::Rule> rule = text::rule_of(type, setting);
+        if (!rule) throw py::value_error("pre_tokenizer " + type + " with " + setting);
+        known.push_back(*rule);
     }
+    const text::Scheme scheme =
+        known.empty() ? text::Scheme(text::Rule::kNone) : text::Scheme(std::move(known));
     const std::vector<text::TokenIds::Token> tokens = tokens_from(vocabulary);
     const std::vector<text::MergePair> pairs = merges_from(merges);
     return ModelHandle(std::make_unique<text::ByteBpe>(
@@ -228,9 +229,10 @@ void register_models(py::module_& m) {
                 return normal;
             },
             py::arg("text"), "What the normalizer makes of a text. ValueError: not known exactly.");
-    const char* const steps = "normalizer: (name, settings...) for each step.";
-    m.def("byte_bpe", byte_bpe, py::arg("vocab"), py::arg("merges"), py::kw_only(), py::arg("patterns"),
-          py::arg("add_prefix_space"), py::arg("ignore_merges"), py::arg("normalizer"), steps);
+    m.def("byte_bpe", byte_bpe, py::arg("vocab"), py::arg("merges"), py::kw_only(), py::arg("rules"),
+          py::arg("add_prefix_space"), py::arg("ignore_merges"), py::arg("normalizer"),
+          "rules: (type, setting) of each pre_tokenizer that cuts. normalizer: (name, settings...) for each "
+          "step.");
     m.def("piece_bpe", piece_bpe, py::arg("vocab"), py::arg("merges"), py::kw_only(), py::arg("unk_token"),
           py::arg("fuse_unk"), py::arg("byte_fallback"), py::arg("ignore_merges"), py::arg("normalizer"),
           py::arg("metaspace"), "metaspace: (prepend_scheme, split), or None.");

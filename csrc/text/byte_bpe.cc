@@ -283,9 +283,9 @@ bool ByteBpe::encode_normalized(std::string_view text, bool, Memory& memory, Ids
 }
 
 // A letter, and behind it neither a letter nor what may join one (marks, the apostrophe of a contraction), nor
-// what a normalizer may join with it: the word ends between them in every scheme.
+// what a normalizer may join with it: the word ends between them in every scheme that cuts words.
 std::size_t ByteBpe::cut_between(std::string_view text, std::size_t from, std::size_t to) const noexcept {
-    if (options_.scheme == Scheme::kNone) return std::string_view::npos;
+    if (!options_.scheme.ends_behind_letters()) return std::string_view::npos;
     to = std::min(to, text.size());
     for (std::size_t at = std::max<std::size_t>(from, 1); at < to; ++at) {
         const auto before = static_cast<unsigned char>(text[at - 1] | 0x20);
@@ -309,10 +309,11 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
     const char* at = text.data();
     const char* const end = at + text.size();
     const std::uint32_t* const ends = state.ends.data();
+    WordFinder finder(options_.scheme, text);
     std::size_t num_missed = 0;
     std::size_t from = out.size();  // where the tokens begin that missed words stand between
     while (at < end) {
-        const std::size_t count = find_words(options_.scheme, at, end, state.ends.data(), kBatch);
+        const std::size_t count = finder.next(state.ends.data(), kBatch);
         std::uint32_t begin = 0;
         for (std::size_t i = 0; i < count; ++i) {
             const char* const word = at + begin;

@@ -1,39 +1,54 @@
 // Pre-tokenizers of byte-level tokenizers: where a text is cut into words before merging.
-//
-// The regexes of tokenizer.json are never executed: those that are known are written out by hand, as a scanner
-// that reads a text once, and any other is refused. A word never depends on what comes before its begin, so a
-// scan may begin at any word.
 
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <span>
 #include <string_view>
+#include <vector>
+
+#include "text/rules.h"
+#include "text/scan.h"
 
 namespace penstock::text {
 
-enum class Scheme {
-    kNone,    // the whole text is one word
-    kGpt2,    // ByteLevel with use_regex
-    kCl100k,  // GPT-4, Llama-3: up to three digits
-    kQwen2,   // the same, digits one by one
-    kO200k,   // GPT-4o: cut at case, contractions at the end
+// Rules one after the other: each cuts the pieces of the one before it, and sees of the text only the piece.
+class Scheme {
+  public:
+    using enum Rule;
+
+    static constexpr std::size_t kMostRules = 8;
+
+    Scheme(Rule rule) : rules_{rule} {}  // NOLINT(google-explicit-constructor): most schemes are one rule
+    // Throws std::invalid_argument if there are no rules, or too many.
+    explicit Scheme(std::vector<Rule> rules);
+
+    std::span<const Rule> rules() const noexcept { return rules_; }
+
+    // Whether a word always ends between a letter and white space or punctuation behind it, the apostrophe left
+    // out, and the words before are the same whatever comes behind.
+    bool ends_behind_letters() const noexcept;
+
+  private:
+    std::vector<Rule> rules_;
 };
 
-// The scheme that cuts as this regex does (Split with behavior "Isolated", or "Removed" and inverted). None: the
-// regex is not known.
-std::optional<Scheme> scheme_of(std::string_view regex) noexcept;
+// The words of one text, in order. The text is valid UTF-8 shorter than 4 GiB.
+class WordFinder {
+  public:
+    WordFinder(const Scheme& scheme, std::string_view text) noexcept;
 
-// The end of the word that begins at `at`, character by character. `at` < `end`.
-const char* word_end(Scheme scheme, const char* at, const char* end) noexcept;
+    // Writes where the next words end, as distances from where those of the last call ended. Returns how many: 0
+    // only at the end of the text. `capacity` is at least kLeastWords.
+    std::size_t next(std::uint32_t* ends, std::size_t capacity) noexcept;
 
-inline constexpr std::size_t kLeastWords = 64;
-
-// Finds the words of a text that begins with a word: writes where they end, as distances from `begin`. Returns how
-// many; at least one if there is text. Stops at `end` or when `capacity` (at least kLeastWords) is nearly reached.
-// The text is valid UTF-8 shorter than 4 GiB.
-std::size_t find_words(Scheme scheme, const char* begin, const char* end, std::uint32_t* ends,
-                       std::size_t capacity) noexcept;
+  private:
+    std::span<const Rule> rules_;
+    const char* at_;
+    const char* end_;
+    std::array<const char*, Scheme::kMostRules> piece_ends_;  // of each rule but the last; at_: to be found
+};
 
 }  // namespace penstock::text

@@ -42,7 +42,8 @@ inline std::size_t encode(Rune rune, char* out) noexcept {
 }
 
 // Bits of classes(). The first group is what the regexes of pre-tokenizers ask (Oniguruma), the second what
-// BertNormalizer and BertPreTokenizer ask (Rust and its crates), the third what added tokens ask.
+// BertNormalizer, BertPreTokenizer, Punctuation and Digits ask (Rust and its crates), the third what added tokens
+// ask.
 enum Class : std::uint32_t {
     kLetter = 1u << 0,       // \p{L}
     kNumber = 1u << 1,       // \p{N}
@@ -59,9 +60,10 @@ enum Class : std::uint32_t {
     kBertControl = 1u << 12,      // clean_text removes it
     kBertSpace = 1u << 13,        // clean_text makes it a space
     kBertSeparator = 1u << 14,    // BertPreTokenizer splits at it and drops it (char::is_whitespace)
-    kBertPunctuation = 1u << 15,  // BertPreTokenizer makes it a word of its own
+    kBertPunctuation = 1u << 15,  // BertPreTokenizer makes it a word of its own, and Punctuation splits at it
     kBertChinese = 1u << 16,      // handle_chinese_chars puts spaces around it
     kNonspacing = 1u << 17,       // strip_accents removes it, after NFD
+    kDigit = 1u << 18,            // Digits splits at it (char::is_numeric)
 
     kWordRune = 1u << 20,    // \w, as single_word of added tokens asks
     kStripSpace = 1u << 21,  // \s, as lstrip and rstrip of added tokens ask

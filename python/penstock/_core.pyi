@@ -184,13 +184,13 @@ def byte_bpe(
     vocab: dict[str, int],
     merges: list[typing.Any],
     *,
-    patterns: collections.abc.Sequence[str],
+    rules: collections.abc.Sequence[tuple[str, str]],
     add_prefix_space: bool,
     ignore_merges: bool,
     normalizer: collections.abc.Sequence[tuple[typing.Any, ...]],
 ) -> Model:
     """
-    normalizer: (name, settings...) for each step.
+    rules: (type, setting) of each pre_tokenizer that cuts. normalizer: (name, settings...) for each step.
     """
 
 def collate(

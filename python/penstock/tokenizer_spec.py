@@ -98,17 +98,18 @@ def _splits_bytes(pre_tokenizer: Json | None) -> bool:
 
 
 def _byte_bpe(document: Json, model: Json) -> _core.Model:
-    *splits, last = _steps(document["pre_tokenizer"], "pretokenizers")
-    if last["type"] != "ByteLevel":
-        raise Unknown(f"pre_tokenizer {last['type']} behind ByteLevel")
-    uses_regex, adds_space = last.get("use_regex", True), bool(last.get("add_prefix_space", True))
-    if splits and (uses_regex or adds_space):
-        raise Unknown("pre_tokenizer ByteLevel with its own regex or prefix space behind other splits")
-    patterns = [_pattern(step) for step in splits] or ([GPT2] if uses_regex else [])
+    steps = _steps(document["pre_tokenizer"], "pretokenizers")
+    at = [step["type"] for step in steps].index("ByteLevel")
+    uses_regex, adds_space = steps[at].get("use_regex", True), bool(steps[at].get("add_prefix_space", True))
+    if at > 0 and adds_space:
+        raise Unknown("pre_tokenizer ByteLevel with a prefix space behind other splits")
+    rules = [_rule(step) for step in steps[:at]]
+    rules += [("Split", GPT2)] if uses_regex else []
+    rules += [_rule_of_bytes(step) for step in steps[at + 1 :]]
     return _core.byte_bpe(
         model["vocab"],
         model["merges"],
-        patterns=patterns,
+        rules=rules,
         add_prefix_space=adds_space,
         ignore_merges=bool(model.get("ignore_merges")),
         normalizer=_normalizer(document.get("normalizer")),
@@ -118,15 +119,27 @@ def _byte_bpe(document: Json, model: Json) -> _core.Model:
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def _pattern(step: Json) -> str:
-    """The regex of a Split whose matches are the words. The engine knows those that leave nothing out."""
-    if step["type"] == "Digits":
-        return f"Digits({'one' if step['individual_digits'] else 'run'})"
-    if step["type"] != "Split" or "Regex" not in step["pattern"]:
-        raise Unknown(f"pre_tokenizer {step['type']}")
-    if (step["behavior"], bool(step["invert"])) not in (("Isolated", False), ("Removed", True)):
-        raise Unknown(f"pre_tokenizer Split with behavior {step['behavior']!r}, invert {step['invert']}")
-    return str(step["pattern"]["Regex"])
+def _rule(step: Json) -> tuple[str, str]:
+    """What cuts a text, for ``_core``: its type and its setting."""
+    kind = step["type"]
+    if kind == "Digits":
+        return kind, "one" if step["individual_digits"] else "run"
+    if kind == "Punctuation":
+        return kind, str(step["behavior"])
+    if kind != "Split" or "Regex" not in step["pattern"]:
+        raise Unknown(f"pre_tokenizer {kind}{' of a string' if kind == 'Split' else ''}")
+    # The matches and what is between them; or the matches alone, of regexes that leave nothing between them.
+    kinds = {("Isolated", False): kind, ("Removed", True): "Matches"}
+    how = (step["behavior"], bool(step["invert"]))
+    if how not in kinds:
+        raise Unknown(f"pre_tokenizer Split with behavior {how[0]!r}, invert {how[1]}")
+    return kinds[how], str(step["pattern"]["Regex"])
+
+
+def _rule_of_bytes(step: Json) -> tuple[str, str]:
+    """The same behind ByteLevel, which makes a character of each byte."""
+    kind, setting = _rule(step)
+    return f"{kind} of bytes", setting
 
 
 def _wordpiece(document: Json, model: Json) -> _core.Model:

@@ -113,6 +113,16 @@ struct Vocabulary {
     }
 };
 
+text::Scheme scheme(Input& input) {
+    const auto rule = [](std::size_t number) { return static_cast<text::Rule>(number); };
+    const auto first_of_bytes = static_cast<std::size_t>(text::Rule::kByteDigit);
+    std::vector<text::Rule> rules{rule(input.number(first_of_bytes))};
+    while (rules.size() + 1 < text::Scheme::kMostRules && input.flag())
+        rules.push_back(rule(input.number(first_of_bytes)));
+    if (input.flag()) rules.push_back(rule(first_of_bytes + input.number(2)));
+    return text::Scheme(std::move(rules));
+}
+
 std::unique_ptr<text::Model> byte_bpe(Input& input) {
     Vocabulary vocabulary;
     text::Rune next = 0x100;
@@ -123,8 +133,7 @@ std::unique_ptr<text::Model> byte_bpe(Input& input) {
     }
     std::rotate(vocabulary.tokens.begin(), vocabulary.tokens.begin() + 0x61, vocabulary.tokens.end());
     vocabulary.grow(input, input.number(60));
-    const text::ByteBpe::Options options{static_cast<text::Scheme>(input.number(5)), input.flag(),
-                                         input.flag()};
+    const text::ByteBpe::Options options{scheme(input), input.flag(), input.flag()};
     auto normalizer = input.flag() ? text::make_form(text::Form::kNfc) : nullptr;
     return std::make_unique<text::ByteBpe>(vocabulary.with_ids(), vocabulary.pairs(), options,
                                            std::move(normalizer));

@@ -1,8 +1,10 @@
 #include "text/pretokenize.h"
 
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -14,30 +16,64 @@ using namespace penstock::text;
 
 using Words = std::vector<std::string>;
 
-constexpr Scheme kAll[] = {Scheme::kGpt2, Scheme::kCl100k, Scheme::kQwen2, Scheme::kO200k};
-
-// Word by word, in a buffer of exactly its size, so that reading past its end is seen.
-Words slow(Scheme scheme, std::string_view text) {
-    const std::vector<char> copy(text.begin(), text.end());
-    Words words;
-    const char* const end = copy.data() + copy.size();
-    for (const char* at = copy.data(); at < end;) {
-        const char* const next = word_end(scheme, at, end);
-        CHECK(next > at && next <= end);
-        words.emplace_back(at, next);
-        at = next;
-    }
-    return words;
+// Every whole scheme alone, and the chains of real tokenizers (with some that nobody has).
+const std::vector<Scheme>& all() {
+    using enum Rule;
+    static const std::vector<Scheme> schemes{
+        kGpt2,
+        kCl100k,
+        kQwen2,
+        kO200k,
+        kQwen35,
+        kMiniCpm,
+        kTekken,
+        kDeepSeekV3,
+        Scheme({kDigit, kGpt2}),
+        Scheme({kDigits, kGpt2}),
+        Scheme({kNumber, kTekken}),
+        Scheme({kThreeDigits, kO200k}),
+        Scheme({kThreeNumbers, kMiniCpm}),
+        Scheme({kKana, kQwen2}),
+        Scheme({kThreeNumbers, kKana, kDeepSeekV3}),
+        Scheme({kNewline, kLetters, kStops, kHangul, kDigit}),
+        Scheme({kNewline, kAlphabets, kSigns, kTrailing, kHangul, kDigit}),
+        Scheme({kTrailing, kPunctuation, kCl100k}),
+        Scheme({kPunctuations, kGpt2, kByteDigits, kThreeDigits}),
+        Scheme({kPunctuations, kGpt2, kByteDigit}),
+    };
+    return schemes;
 }
 
-Words fast(Scheme scheme, std::string_view text) {
+// Piece by piece and rule by rule, each piece in a buffer of exactly its size, so that reading past its end is
+// seen.
+Words slow(const Scheme& scheme, std::string_view text) {
+    Words pieces;
+    if (!text.empty()) pieces.emplace_back(text);
+    for (const Rule rule : scheme.rules()) {
+        Words cut;
+        for (const std::string& piece : pieces) {
+            const std::vector<char> copy(piece.begin(), piece.end());
+            const char* const end = copy.data() + copy.size();
+            for (const char* at = copy.data(); at < end;) {
+                const char* const next = rule_end(rule, at, end);
+                CHECK(next > at && next <= end);
+                cut.emplace_back(at, next);
+                at = next;
+            }
+        }
+        pieces = std::move(cut);
+    }
+    return pieces;
+}
+
+Words fast(const Scheme& scheme, std::string_view text) {
     const std::vector<char> copy(text.begin(), text.end());
     std::vector<std::uint32_t> ends(kLeastWords);
     Words words;
-    const char* const end = copy.data() + copy.size();
-    for (const char* at = copy.data(); at < end;) {
-        const std::size_t count = find_words(scheme, at, end, ends.data(), ends.size());
-        CHECK(count > 0 && count <= ends.size());
+    const char* at = copy.data();
+    WordFinder finder(scheme, {at, copy.size()});
+    while (const std::size_t count = finder.next(ends.data(), ends.size())) {
+        CHECK(count <= ends.size());
         std::uint32_t from = 0;
         for (std::size_t i = 0; i < count; ++i) {
             CHECK(ends[i] > from);
@@ -46,10 +82,11 @@ Words fast(Scheme scheme, std::string_view text) {
         }
         at += from;
     }
+    CHECK(at == copy.data() + copy.size());
     return words;
 }
 
-void check_words(Scheme scheme, std::string_view text, const Words& expected) {
+void check_words(const Scheme& scheme, std::string_view text, const Words& expected) {
     CHECK(slow(scheme, text) == expected);
     CHECK(fast(scheme, text) == expected);
 }
@@ -57,7 +94,7 @@ void check_words(Scheme scheme, std::string_view text, const Words& expected) {
 }  // namespace
 
 TEST(gpt2_words) {
-    const Scheme scheme = Scheme::kGpt2;
+    const Scheme scheme = Rule::kGpt2;
     check_words(scheme, "", {});
     check_words(scheme, "Hello  world, it's 2024!", {"Hello", " ", " world", ",", " it", "'s", " 2024", "!"});
     check_words(scheme, "'s 's 'sx 'S", {"'s", " '", "s", " '", "sx", " '", "S"});
@@ -67,7 +104,7 @@ TEST(gpt2_words) {
 }
 
 TEST(cl100k_words) {
-    const Scheme scheme = Scheme::kCl100k;
+    const Scheme scheme = Rule::kCl100k;
     check_words(scheme, "a  b\tc", {"a", " ", " b", "\tc"});
     check_words(scheme, "1234567", {"123", "456", "7"});
     check_words(scheme, "x = (y);\n\n  z", {"x", " =", " (", "y", ");\n\n", " ", " z"});
@@ -79,10 +116,10 @@ TEST(cl100k_words) {
     check_words(scheme, "a\u00a0\u3000b", {"a", "\u00a0", "\u3000b"});
 }
 
-TEST(qwen2_words) { check_words(Scheme::kQwen2, "v12 3", {"v", "1", "2", " ", "3"}); }
+TEST(qwen2_words) { check_words(Rule::kQwen2, "v12 3", {"v", "1", "2", " ", "3"}); }
 
 TEST(o200k_words) {
-    const Scheme scheme = Scheme::kO200k;
+    const Scheme scheme = Rule::kO200k;
     check_words(scheme, "helloWorld HTTPServer", {"hello", "World", " HTTPServer"});
     check_words(scheme, "I'll don'tfoo a's's", {"I'll", " don't", "foo", " a's", "'s"});
     check_words(scheme, "x;\n// y", {"x", ";\n//", " y"});
@@ -91,15 +128,120 @@ TEST(o200k_words) {
 }
 
 TEST(no_scheme_is_one_word) {
-    check_words(Scheme::kNone, "a b", {"a b"});
-    check_words(Scheme::kNone, "", {});
+    check_words(Rule::kNone, "a b", {"a b"});
+    check_words(Rule::kNone, "", {});
+}
+
+TEST(qwen35_words) {
+    check_words(Rule::kQwen35, "e\u0301a !\u0301.1", {"e\u0301a", " !", "\u0301", ".", "1"});
+    check_words(Rule::kQwen35, "'\u0301s \u0301x", {"'\u0301s", " \u0301x"});
+}
+
+TEST(tekken_words) {
+    check_words(Rule::kTekken, "helloWorld don't 12", {"hello", "World", " don", "'t", " ", "1", "2"});
+}
+
+TEST(minicpm_words) {
+    check_words(Rule::kMiniCpm, "a 1234567'S", {"a", " ", "1234567", "'S"});
+    check_words(Scheme({Rule::kThreeNumbers, Rule::kMiniCpm}), "a  1234567", {"a", "  ", "123", "456", "7"});
+}
+
+TEST(deepseek_v3_words) {
+    const Scheme scheme = Rule::kDeepSeekV3;
+    check_words(scheme, "(a !a !!a \u3002a", {"(a", " !", "a", " !!", "a", " \u3002", "a"});
+    check_words(scheme, ".ab\u00e9!\n\nx  y", {".ab", "\u00e9", "!\n\n", "x", " ", " y"});
+    check_words(scheme, "12a3", {"1", "2a", "3"});
+    check_words(scheme, std::string_view("\0\0a  \0", 6),
+                {std::string(1, '\0'), std::string("\0a", 2), " ", " ", std::string(1, '\0')});
+    check_words(Scheme({Rule::kThreeNumbers, Rule::kKana, Rule::kDeepSeekV3}), "x1234\u4e2d\u30a2\uac00 5",
+                {"x", "123", "4", "\u4e2d\u30a2", "\uac00", " ", "5"});
+}
+
+TEST(digits_and_punctuation_words) {
+    check_words(Scheme({Rule::kDigit, Rule::kGpt2}), "ab  12 c", {"ab", "  ", "1", "2", " c"});
+    check_words(Scheme({Rule::kDigits, Rule::kGpt2}), "ab  12 c", {"ab", "  ", "12", " c"});
+    check_words(Scheme({Rule::kPunctuation, Rule::kGpt2}), "a,, 's", {"a", ",", ",", " ", "'", "s"});
+    check_words(Scheme({Rule::kPunctuations, Rule::kGpt2}), "a,, 's", {"a", ",,", " ", "'", "s"});
+}
+
+// Characters are cut between their bytes, as `tokenizers` does.
+TEST(falcon_words) {
+    const Scheme scheme({Rule::kPunctuations, Rule::kGpt2, Rule::kByteDigits, Rule::kThreeDigits});
+    check_words(scheme, "a 12345 \u00bd2 \u00e9",
+                {"a", " ", "123", "45", " \xc2",
+                 "\xbd"
+                 "2",
+                 " \u00e9"});
+}
+
+TEST(deepseek_coder_words) {
+    const Scheme scheme({Rule::kNewline, Rule::kLetters, Rule::kStops, Rule::kHangul, Rule::kDigit});
+    check_words(scheme, "a  b.. ..12\n\n+\u00a0x",
+                {"a", " ", " b", "..", " ..", "1", "2", "\n", "\n", "+", "\u00a0x"});
+    check_words(Rule::kTrailing, "a  \n b  ", {"a", "  ", "\n b", "  "});
+    check_words(Scheme({Rule::kAlphabets, Rule::kSigns}), "a \u4e2d!\u3000,", {"a", " \u4e2d", "!\u3000,"});
+}
+
+TEST(a_scheme_has_at_least_one_rule) {
+    for (const std::size_t size : {std::size_t{0}, Scheme::kMostRules + 1}) {
+        bool thrown = false;
+        try {
+            const Scheme scheme(std::vector<Rule>(size, Rule::kGpt2));
+        } catch (const std::invalid_argument&) {
+            thrown = true;
+        }
+        CHECK(thrown);
+    }
 }
 
 TEST(regexes_are_known_by_their_text) {
-    CHECK(scheme_of(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)") ==
-          Scheme::kGpt2);
-    CHECK(scheme_of("\\p{N}") == std::nullopt);
-    CHECK(scheme_of("") == std::nullopt);
+    constexpr std::string_view kText =
+        R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+    CHECK(rule_of("Split", kText) == Rule::kGpt2);
+    CHECK(rule_of("Matches", kText) == Rule::kGpt2);
+    CHECK(rule_of("Split of bytes", kText) == std::nullopt);
+    CHECK(rule_of("Split", "\\p{N}") == Rule::kNumber);
+    CHECK(rule_of("Matches", "\\p{N}") == std::nullopt);  // would drop what is between
+    CHECK(rule_of("Split", "[\r\n]") == Rule::kNewline);
+    CHECK(rule_of("Split", "[\\r\\n]") == Rule::kNewline);
+    CHECK(rule_of("Split", "[\\\r\\n]") == std::nullopt);
+    CHECK(rule_of("Split", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+") == Rule::kKana);
+    CHECK(rule_of("Split", "one") == std::nullopt);
+    CHECK(rule_of("Digits", "one") == Rule::kDigit);
+    CHECK(rule_of("Split", "") == std::nullopt);
+}
+
+// The words before such a place are the same whatever comes behind it.
+TEST(words_end_behind_letters) {
+    const std::u32string_view before = U"aZ\u00e9\u0416\u4e2d\u30a2\u3042\uac00\u0e01\u01c5\u02b0";
+    const std::u32string_view behind = U" \n\u3000\u2003.,!-_\u3001\u30fb\u2019\u00bf(";
+    const std::u32string_view any = U"aZ\u4e2d\u30a2 \n\u3000.\u30fb'1\u0663\u0301\u00bd+\x01";
+    const auto text_of = [](std::u32string_view runes) {
+        std::string text;
+        for (const Rune rune : runes) {
+            char bytes[4];
+            text.append(bytes, encode(rune, bytes));
+        }
+        return text;
+    };
+    std::mt19937 random(9);
+    for (const Scheme& scheme : all()) {
+        if (!scheme.ends_behind_letters()) continue;
+        for (int round = 0; round < 4000; ++round) {
+            std::u32string head, tail;
+            for (std::size_t i = random() % 8; i > 0; --i) head += any[random() % any.size()];
+            head += before[random() % before.size()];
+            tail += behind[random() % behind.size()];
+            for (std::size_t i = random() % 8; i > 0; --i) tail += any[random() % any.size()];
+            Words whole = fast(scheme, text_of(head));
+            for (std::string& word : fast(scheme, text_of(tail))) whole.push_back(std::move(word));
+            CHECK(fast(scheme, text_of(head + tail)) == whole);
+        }
+    }
+    CHECK(!Scheme(Rule::kNone).ends_behind_letters());
+    CHECK(!Scheme(
+               {Rule::kNewline, Rule::kAlphabets, Rule::kSigns, Rule::kTrailing, Rule::kHangul, Rule::kDigit})
+               .ends_behind_letters());
 }
 
 TEST(fast_is_slow_on_random_text) {
@@ -110,6 +252,7 @@ TEST(fast_is_slow_on_random_text) {
         U"'s\u017ftrevlmdSTREVLMD \n.aA/",
         U"aAbB\u02b0\u4e2d\u0301\u0e01'.s /1\n",
         U"0123\u0663\u096a\u2163\u00bda. \U0001f600",
+        U"a\u00e9\u0301.!'\u3002 \n\x01\u200d1\u4e2d\u30a2",
         U"\n\n   x;\r\n/",
     };
     for (int round = 0; round < 20000; ++round) {
@@ -121,7 +264,7 @@ TEST(fast_is_slow_on_random_text) {
             if (random() % 50 == 0) rune = static_cast<Rune>(random() % 0x3000 + 1);
             text.append(bytes, encode(rune, bytes));
         }
-        for (const Scheme scheme : kAll) CHECK(fast(scheme, text) == slow(scheme, text));
+        for (const Scheme& scheme : all()) CHECK(fast(scheme, text) == slow(scheme, text));
     }
 }
 

@@ -71,6 +71,8 @@ TEST(classes_of_well_known_code_points) {
     CHECK(is(0xac00, kLetter) && is_none(0xac00, kBertChinese));
     CHECK(is(0x301, kMark | kNonspacing) && is_none(0x301, kLetter));
     CHECK(is(0x93e, kMark) && is_none(0x93e, kNonspacing));  // a spacing mark
+    CHECK(is('7', kDigit) && is(0xbd, kDigit | kNumber) && is_none(0x4e00, kDigit));
+    CHECK(is(0x11de0, kDigit) && is_none(0x11de0, kNumber));  // new in Unicode 17
     CHECK(is(0x1c5, kTitle) && is(0x2b0, kModifier) && is(0x661, kNumber));
 }
 

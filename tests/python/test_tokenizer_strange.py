@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import islice
+import random
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import processors
+from tokenizers import models, pre_tokenizers, processors
 
 from penstock.errors import TokenizerError
 from penstock.tokenizer import Tokenizer
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
     from penstock.tokenizer_layout import Frame
 
+Json = dict[str, Any]
+
 PROOF_TEXTS = 10_000_000  # over all tokenizers
 CI_TEXTS = 4_000  # of each
 BATCH = 1_000
+ONLY_DIGITS = (*range(0x11DE0, 0x11DEA), *range(0x16FF4, 0x16FF7))  # of Digits, not of \p{N}
 
 
 class Twins:
@@ -56,6 +60,123 @@ def twins(request: pytest.FixtureRequest, test_data: Path) -> Twins:
     return Twins(test_data / "tokenizers" / request.param)
 
 
+def split(regex: str) -> Json:
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+
+
+def words_of(regex: str) -> Json:
+    return split(regex) | {"behavior": "Removed", "invert": True}
+
+
+def digits(one: bool) -> Json:
+    return {"type": "Digits", "individual_digits": one}
+
+
+def byte_level(use_regex: bool = False) -> Json:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+SPACES_BEHIND = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+FIRST, SECOND = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+LEAD = r"[^\r\n\p{L}\p{N}]?"
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CL100K = rf"{CONTRACTIONS}|{LEAD}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES_BEHIND}"
+QWEN2 = CL100K.replace("{1,3}", "")
+MINICPM = CL100K.replace("{1,3}", "+")
+QWEN35 = QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"^\s\p{L}", r"^\s\p{L}\p{M}")
+TEKKEN = (
+    rf"{LEAD}{FIRST}*{SECOND}+|{LEAD}{FIRST}+{SECOND}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES_BEHIND}"
+)
+O200K = (
+    rf"{LEAD}{FIRST}*{SECOND}+{CONTRACTIONS}?|{LEAD}{FIRST}+{SECOND}*{CONTRACTIONS}?|\p{{N}}{{1,3}}|"
+    rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES_BEHIND}"
+)
+DEEPSEEK_V3 = (  # its file has the newlines themselves
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
+    rf"[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{SPACES_BEHIND}"
+).replace(r"\r\n", "\r\n")
+KANA, HANGUL = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+ALPHABETS = (
+    "\\s?["
+    "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293"
+    "\u0295-\u02af\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c"
+    "\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5"
+    "\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77"
+    "\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59"
+    "\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc"
+    "\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107"
+    "\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139"
+    "\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee"
+    "\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e"
+    "\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f"
+    "\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2"
+    "\U000118a0-\U000118df\U0001e900-\U0001e943"
+    "]+"
+)
+SIGNS = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+THREE = "[0-9][0-9][0-9]"
+RUNS: Json = {"type": "Punctuation", "behavior": "Contiguous"}
+
+CHAINS: dict[str, list[Json]] = {
+    "gpt2": [split(GPT2), byte_level()],
+    "cl100k": [words_of(CL100K), byte_level()],
+    "qwen2": [split(QWEN2), byte_level()],
+    "qwen35": [split(QWEN35), byte_level()],
+    "o200k": [split(O200K), byte_level()],
+    "tekken": [split(TEKKEN), byte_level()],
+    "deepseek-v3 alone": [split(DEEPSEEK_V3), byte_level()],
+    "minicpm alone": [words_of(MINICPM), byte_level()],
+    "starcoder": [digits(True), byte_level(use_regex=True)],
+    "digits in runs": [digits(False), byte_level(use_regex=True)],
+    "numbers": [split(r"\p{N}"), byte_level(use_regex=True)],
+    "minicpm": [split(r"\p{N}{1,3}"), split(MINICPM), byte_level()],
+    "split and its own regex": [split(KANA), split(QWEN2), byte_level(use_regex=True)],
+    "deepseek-v3": [split(r"\p{N}{1,3}"), split(KANA), split(DEEPSEEK_V3), byte_level()],
+    "deepseek-coder": [
+        split("[\r\n]"),
+        split(r"\s?\p{L}+"),
+        split(r"\s?\p{P}+"),
+        split(HANGUL),
+        digits(True),
+        byte_level(),
+    ],
+    "deepseek-llm": [
+        split("[\r\n]"),
+        split(ALPHABETS),
+        split(SIGNS),
+        split(r"\s+$"),
+        split(HANGUL),
+        digits(True),
+        byte_level(),
+    ],
+    "ends of lines": [split(r"\s+$"), byte_level()],
+    "falcon": [RUNS, byte_level(use_regex=True), digits(False), split(THREE)],
+    "falcon3": [RUNS, byte_level(use_regex=True), digits(True)],
+    "punctuation": [
+        {"type": "Punctuation", "behavior": "Isolated"},
+        split(THREE),
+        byte_level(use_regex=True),
+    ],
+    "bytes only": [byte_level(), split(THREE), digits(False)],
+}
+
+
+@pytest.fixture(scope="module", params=list(CHAINS.values()), ids=list(CHAINS))
+def chained_twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    """A tokenizer that merges any two bytes that stand in one word, so that its ids tell where words end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = list(product(alphabet, alphabet))
+    random.Random(5).shuffle(pairs)
+    vocabulary = {token: number for number, token in enumerate([*alphabet, *map("".join, pairs)])}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, pairs))
+    sequence = {"type": "Sequence", "pretokenizers": request.param}
+    document = json.loads(backend.to_str()) | {"pre_tokenizer": sequence}
+    folder = tmp_path_factory.mktemp("chained")
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    return Twins(folder)
+
+
 @pytest.fixture(scope="module", params=["tiny_bpe", "tiny_wordpiece", "tiny_unigram"])
 def tiny_twins(request: pytest.FixtureRequest) -> Twins:
     return Twins(request.getfixturevalue(request.param))
@@ -65,6 +186,15 @@ def every_code_point(step: int = 1) -> list[str]:
     """Each alone, between letters, and behind a space."""
     shapes = ("{}", "a{}b", " {}x")
     return [shape.format(character) for character in code_points()[::step] for shape in shapes]
+
+
+def crowded_code_points(step: int) -> list[str]:
+    """Those that tokenizers treat one by one, and every so manieth of the others, in many neighbourhoods."""
+    shape = "a{0}b {0}X  {0}  1{0}23{0}{0}.{0}\n{0}'s "
+    used = {*range(0x800), *range(0x1C80, 0x3100), *ONLY_DIGITS}
+    some = [character for character in code_points() if ord(character) in used or ord(character) % step == 0]
+    texts = [shape.format(character) for character in some]
+    return ["".join(texts[at : at + 64]) for at in range(0, len(texts), 64)]
 
 
 def category_pairs() -> list[str]:
@@ -77,6 +207,12 @@ def category_pairs() -> list[str]:
 def test_tiny_tokenizers_agree_on_strange_texts(tiny_twins: Twins) -> None:
     tiny_twins.check(list(islice(strange_texts(1, tiny_twins.added), CI_TEXTS)))
     tiny_twins.check(category_pairs(), special=False)
+
+
+def test_chains_of_pre_tokenizers_agree_on_strange_texts(chained_twins: Twins) -> None:
+    chained_twins.check(list(islice(strange_texts(6), CI_TEXTS)))
+    chained_twins.check(category_pairs())
+    chained_twins.check(crowded_code_points(step=211))
 
 
 def test_real_tokenizers_agree_on_strange_texts(twins: Twins) -> None:
@@ -104,6 +240,14 @@ def test_added_tokens_are_found_wherever_they_stand(twins: Twins) -> None:
 
 
 def test_a_text_that_is_cut_short_begins_like_the_whole(twins: Twins) -> None:
+    check_heads(twins)
+
+
+def test_a_text_that_chains_cut_short_begins_like_the_whole(chained_twins: Twins) -> None:
+    check_heads(chained_twins)
+
+
+def check_heads(twins: Twins) -> None:
     texts = list(islice(strange_texts(3), 2_000))
     long = [
         " ".join(texts[at : at + 50]) + " the water falls and falls" * 40 for at in range(0, len(texts), 50)
@@ -151,6 +295,14 @@ def test_ten_million_strange_texts(twins: Twins) -> None:
     texts = strange_texts(int(os.environ.get("PENSTOCK_SEED", "4")), twins.added)
     for _ in range(PROOF_TEXTS // len(REAL) // BATCH):
         twins.check(list(islice(texts, BATCH)))
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(6_000)
+def test_chains_agree_on_every_code_point(chained_twins: Twins) -> None:
+    texts = crowded_code_points(step=1)
+    for start in range(0, len(texts), BATCH):
+        chained_twins.check(texts[start : start + BATCH])
 
 
 @pytest.mark.proof
@@ -206,14 +358,38 @@ def tokens_of(frame: Frame) -> list[tuple[int | None, int, int | None]]:
     ]
 
 
+REFUSED: list[tuple[list[Json], str]] = [
+    ([split("x+"), byte_level()], "pre_tokenizer Split with x+"),
+    ([words_of(r"\p{N}"), byte_level()], r"pre_tokenizer Matches with \p{N}"),
+    ([words_of(DEEPSEEK_V3), byte_level()], "pre_tokenizer Matches"),
+    ([split(GPT2) | {"behavior": "MergedWithNext"}, byte_level()], "Split with behavior 'MergedWithNext'"),
+    ([RUNS | {"behavior": "Removed"}, byte_level()], "pre_tokenizer Punctuation with Removed"),
+    ([split("one") | {"pattern": {"String": " "}}, byte_level()], "pre_tokenizer Split of a string"),
+    ([digits(True), byte_level() | {"add_prefix_space": True}], "prefix space behind other splits"),
+    ([byte_level(), split(GPT2)], "pre_tokenizer Split of bytes"),
+    ([byte_level(), RUNS], "pre_tokenizer Punctuation of bytes"),
+    ([byte_level(), byte_level()], "pre_tokenizer ByteLevel"),
+    ([{"type": "WhitespaceSplit"}, byte_level()], "pre_tokenizer WhitespaceSplit"),
+    ([*[digits(True)] * 8, byte_level(use_regex=True)], "a pre_tokenizer of no steps, or of more than 8"),
+]
+
+
 def test_the_engine_refuses_by_name_what_it_does_not_know(tiny_bpe: Path) -> None:
 
     document = json.loads((tiny_bpe / "tokenizer.json").read_text(encoding="utf-8"))
-    split = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
+    x_only = split("x+")
     replace = {"type": "Replace", "pattern": {"Regex": "a+"}, "content": "b"}
     words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
     changes: list[tuple[str, Any, str]] = [
-        ("pre_tokenizer", split, "pre_tokenizer Split"),
+        ("pre_tokenizer", x_only, "pre_tokenizer Split"),
+        *(
+            (
+                "pre_tokenizer",
+                {"type": "Sequence", "pretokenizers": chain},
+                reason,
+            )
+            for chain, reason in REFUSED
+        ),
         ("normalizer", replace, "normalizer Replace of a regex"),
         ("model", document["model"] | {"dropout": 0.5}, "BPE with dropout 0.5"),
         ("model", words, "model type 'WordLevel'"),
