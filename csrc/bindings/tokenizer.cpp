@@ -33,7 +33,12 @@ using EncodedRows =
 using CountedRows = py::typing::Tuple<Numbers, Bytes>;
 
 // What became of a text. The numbers are those that Python reads.
-enum Status : std::uint8_t { kDone = 0, kNoText = 1, kInexact = 2 };
+enum Status : std::uint8_t { kDone = 0, kNoText = 1, kInexact = 2, kTooLong = 3 };
+
+Status status_of(text::Outcome outcome, bool is_text) noexcept {
+    if (!is_text) return kNoText;
+    return outcome == text::Outcome::done ? kDone : outcome == text::Outcome::inexact ? kInexact : kTooLong;
+}
 
 // Rows as they grow.
 struct Rows {
@@ -117,16 +122,16 @@ EncodedRows encode_rows(const Tokenizer& tokenizer, const py::object& texts, con
         for (std::size_t row = 0; row < first.size(); ++row) {
             TextSource one(first[row], buffers[0]);
             TextSource other(is_pair ? second[row] : Text{}, buffers[1]);
-            const bool is_exact = tokenizer.encode_row(one, other, frame, *workspace, rows.ids,
-                                                       with_types ? &rows.type_ids : nullptr);
-            const bool is_text = one.is_valid() && (!is_pair || other.is_valid());
-            if (!is_exact || !is_text) {
+            const text::Outcome outcome = tokenizer.encode_row(one, other, frame, *workspace, rows.ids,
+                                                               with_types ? &rows.type_ids : nullptr);
+            const Status status = status_of(outcome, one.is_valid() && (!is_pair || other.is_valid()));
+            if (status != kDone) {
                 const auto begin = static_cast<std::size_t>(rows.offsets.back());
                 rows.ids.truncate(begin);
                 if (with_types) rows.type_ids.resize(begin);
             }
             rows.num_bytes.push_back(static_cast<std::int64_t>((is_pair ? other : one).num_bytes()));
-            rows.close_row(!is_text ? kNoText : !is_exact ? kInexact : kDone);
+            rows.close_row(status);
         }
     });
     const py::object type_ids = with_types ? py::object(array_of(std::move(rows.type_ids))) : py::none();
@@ -146,8 +151,8 @@ CountedRows count_rows(const Tokenizer& tokenizer, const py::object& texts, cons
         for (std::size_t row = 0; row < all.size(); ++row) {
             ids.clear();
             TextSource one(all[row], buffer);
-            const bool is_exact = tokenizer.encode_row(one, none, frame, *workspace, ids, nullptr);
-            status.push_back(!one.is_valid() ? kNoText : !is_exact ? kInexact : kDone);
+            const text::Outcome outcome = tokenizer.encode_row(one, none, frame, *workspace, ids, nullptr);
+            status.push_back(status_of(outcome, one.is_valid()));
             counts.push_back(status.back() == kDone ? static_cast<std::int64_t>(ids.size()) : 0);
         }
     });
@@ -167,7 +172,7 @@ std::vector<text::AddedToken> added_tokens(const std::vector<Token>& tokens) {
 }
 
 Frame frame_from(const std::vector<std::tuple<int, std::vector<text::Id>, int>>& pieces,
-                 std::optional<std::size_t> max_length, bool is_left) {
+                 std::optional<std::size_t> max_length, bool is_left, const std::string& pair_cut) {
     Frame frame;
     for (const auto& [which, ids, type_id] : pieces) {
         if (which < -1 || which > 1) throw py::value_error("a piece is text 0, text 1 or special (-1)");
@@ -179,6 +184,9 @@ Frame frame_from(const std::vector<std::tuple<int, std::vector<text::Id>, int>>&
     }
     frame.max_length = max_length;
     frame.truncation = is_left ? text::Side::left : text::Side::right;
+    frame.pair_cut = pair_cut == "only_first"    ? text::PairCut::only_first
+                     : pair_cut == "only_second" ? text::PairCut::only_second
+                                                 : text::PairCut::longest_first;
     return frame;
 }
 
@@ -186,8 +194,11 @@ Frame frame_from(const std::vector<std::tuple<int, std::vector<text::Id>, int>>&
 
 void register_tokenizer(py::module_& m) {
     py::class_<Frame>(m, "Frame", "What stands around the texts of a row, and how long it may be.")
-        .def(py::init(&frame_from), py::arg("pieces"), py::arg("max_length"), py::arg("is_left"),
-             R"(pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens.)");
+        .def(
+            py::init(&frame_from), py::arg("pieces"), py::arg("max_length"), py::arg("is_left"),
+            py::arg("pair_cut") = "longest_first",
+            R"(pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens. pair_cut: longest_first, only_first or
+only_second.)");
     py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(
         m, "Tokenizer", "Texts to token ids, exactly as `tokenizers` makes them. Immutable; any thread.")
         .def(
@@ -209,7 +220,8 @@ in a text before it is normalized; None: nobody knows, so no long text is read i
 
 Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
 text as far as it was read, and status uint8[rows]: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
-known exactly: `tokenizers` must do it. A row that is not done has no tokens.)")
+known exactly: `tokenizers` must do it, 3 the text that may not be cut fills the row. A row that is not done has no
+tokens.)")
         .def("count_rows", count_rows, py::arg("texts"), py::arg("frame"),
              "Blocks, without the GIL. How many tokens encode_rows() would make, int64[rows], and its "
              "status.");

@@ -43,6 +43,11 @@ class Ids {
     }
     void truncate(std::size_t size) noexcept { size_ = size < size_ ? size : size_; }
     void clear() noexcept { size_ = 0; }
+    // Only so many of the ids stay, at most all: the first ones, or the last.
+    void keep(std::size_t count, bool last) noexcept {
+        if (last && count < size_) std::memmove(ids_.get(), ids_.get() + size_ - count, count * sizeof(Id));
+        size_ = count;
+    }
 
   private:
     struct Free {

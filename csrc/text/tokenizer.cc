@@ -1,7 +1,6 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 namespace penstock::text {
@@ -19,11 +18,6 @@ std::pair<std::size_t, std::size_t> longest_first(std::size_t first, std::size_t
     const std::size_t keep_shorter = 2 * shorter > room ? half : shorter;
     const std::size_t keep_longer = room - keep_shorter;
     return first > second ? std::pair(keep_longer, keep_shorter) : std::pair(keep_shorter, keep_longer);
-}
-
-std::span<const Id> kept(const Ids& ids, std::size_t count, Side side) {
-    const std::span<const Id> all = ids.all();
-    return side == Side::right ? all.first(count) : all.last(count);
 }
 
 }  // namespace
@@ -125,66 +119,106 @@ bool Tokenizer::encode_head(Source& text, std::size_t limit, Workspace& workspac
     }
 }
 
-bool Tokenizer::encode_row(Source& first, Source& second, const Frame& frame, Workspace& workspace, Ids& out,
-                           std::vector<std::uint8_t>* type_ids) const {
-    // The usual case is written in place: special tokens, one text, special tokens.
-    const std::size_t row = out.size();
-    const std::size_t special = frame.num_special();
-    const bool is_cut = frame.max_length.has_value();
-    const std::size_t room = is_cut ? *frame.max_length - special : 0;
+// At least `limit` tokens of the end of a text that stays, or all.
+bool Tokenizer::encode_end(Source& text, std::size_t limit, Side side, Workspace& workspace, Ids& out) const {
+    return side == Side::right ? encode_head(text, limit, workspace, out) : encode_all(text, workspace, out);
+}
+
+Outcome Tokenizer::encode_row(Source& first, Source& second, const Frame& frame, Workspace& workspace,
+                              Ids& out, std::vector<std::uint8_t>* type_ids) const {
     const bool is_pair =
         std::ranges::any_of(frame.pieces, [](const Piece& piece) { return piece.text == 1; });
-    const auto encode_text = [&](Source& text, Ids& ids) {
-        return is_cut && frame.truncation == Side::right ? encode_head(text, room, workspace, ids)
-                                                         : encode_all(text, workspace, ids);
-    };
-    if (!is_pair) {
-        for (const Piece& piece : frame.pieces) {
-            const std::size_t begin = out.size();
-            if (piece.text == Piece::kSpecial) {
-                out.append(piece.ids);
-            } else {
-                if (!encode_text(first, out)) {
-                    out.truncate(row);
-                    return false;
-                }
-                const std::size_t count = out.size() - begin;
-                if (is_cut && count > room) {
-                    if (frame.truncation == Side::left) {
-                        std::copy(out.data() + out.size() - room, out.data() + out.size(),
-                                  out.data() + begin);
-                    }
-                    out.truncate(begin + room);
-                }
-            }
-            if (type_ids != nullptr) type_ids->insert(type_ids->end(), out.size() - begin, piece.type_id);
-        }
-        return true;
-    }
-    workspace.first.clear();
-    workspace.second.clear();
-    if (!encode_text(first, workspace.first) || !encode_text(second, workspace.second)) return false;
-    if (is_cut && room % 2 == 1 && std::min(workspace.first.size(), workspace.second.size()) >= room) {
-        // The odd token goes to the longer text, and of neither is the whole length known.
-        workspace.first.clear();
-        workspace.second.clear();
-        if (!encode_all(first, workspace, workspace.first) ||
-            !encode_all(second, workspace, workspace.second))
-            return false;
-    }
-    std::size_t keep[2] = {workspace.first.size(), workspace.second.size()};
-    if (is_cut) std::tie(keep[0], keep[1]) = longest_first(keep[0], keep[1], room);
+    return is_pair ? encode_pair(first, second, frame, workspace, out, type_ids)
+                   : encode_single(first, frame, workspace, out, type_ids);
+}
+
+// Written in place: special tokens, one text, special tokens.
+Outcome Tokenizer::encode_single(Source& text, const Frame& frame, Workspace& workspace, Ids& out,
+                                 std::vector<std::uint8_t>* type_ids) const {
+    const std::size_t row = out.size();
+    const bool is_cut = frame.max_length.has_value();
+    const std::size_t room = is_cut ? *frame.max_length - frame.num_special() : 0;
     for (const Piece& piece : frame.pieces) {
         const std::size_t begin = out.size();
         if (piece.text == Piece::kSpecial) {
             out.append(piece.ids);
         } else {
-            const Ids& ids = piece.text == 0 ? workspace.first : workspace.second;
-            out.append(kept(ids, keep[piece.text], frame.truncation));
+            if (is_cut ? !encode_end(text, room, frame.truncation, workspace, out)
+                       : !encode_all(text, workspace, out)) {
+                if (type_ids != nullptr) type_ids->resize(type_ids->size() - (begin - row));
+                out.truncate(row);
+                return Outcome::inexact;
+            }
+            if (is_cut && out.size() - begin > room) {
+                if (frame.truncation == Side::left) {
+                    std::copy(out.data() + out.size() - room, out.data() + out.size(), out.data() + begin);
+                }
+                out.truncate(begin + room);
+            }
         }
         if (type_ids != nullptr) type_ids->insert(type_ids->end(), out.size() - begin, piece.type_id);
     }
-    return true;
+    return Outcome::done;
+}
+
+Outcome Tokenizer::encode_pair(Source& first, Source& second, const Frame& frame, Workspace& workspace,
+                               Ids& out, std::vector<std::uint8_t>* type_ids) const {
+    Ids* const texts[2] = {&workspace.first, &workspace.second};
+    workspace.first.clear();
+    workspace.second.clear();
+    Outcome outcome = Outcome::done;
+    if (!frame.max_length.has_value()) {
+        const bool is_exact =
+            encode_all(first, workspace, workspace.first) && encode_all(second, workspace, workspace.second);
+        if (!is_exact) outcome = Outcome::inexact;
+    } else {
+        const std::size_t room = *frame.max_length - frame.num_special();
+        outcome = frame.pair_cut == PairCut::longest_first
+                      ? cut_longest(first, second, room, frame.truncation, workspace)
+                  : frame.pair_cut == PairCut::only_first
+                      ? cut_only(second, first, room, frame.truncation, workspace, *texts[1], *texts[0])
+                      : cut_only(first, second, room, frame.truncation, workspace, *texts[0], *texts[1]);
+    }
+    if (outcome != Outcome::done) return outcome;
+    for (const Piece& piece : frame.pieces) {
+        const std::span<const Id> ids = piece.text == Piece::kSpecial ? piece.ids : texts[piece.text]->all();
+        out.append(ids);
+        if (type_ids != nullptr) type_ids->insert(type_ids->end(), ids.size(), piece.type_id);
+    }
+    return Outcome::done;
+}
+
+Outcome Tokenizer::cut_longest(Source& first, Source& second, std::size_t room, Side side,
+                               Workspace& workspace) const {
+    Ids& one = workspace.first;
+    Ids& other = workspace.second;
+    for (std::size_t limit = room;; limit = 4 * limit + 1) {
+        one.clear();
+        other.clear();
+        if (!encode_end(first, limit, side, workspace, one) ||
+            !encode_end(second, limit, side, workspace, other))
+            return Outcome::inexact;
+        // An odd token goes to the longer text: read on until the end of one is seen.
+        if (room % 2 == 0 || side == Side::left || std::min(one.size(), other.size()) < limit) break;
+    }
+    const auto [keep_first, keep_second] = longest_first(one.size(), other.size(), room);
+    one.keep(keep_first, side == Side::left);
+    other.keep(keep_second, side == Side::left);
+    return Outcome::done;
+}
+
+Outcome Tokenizer::cut_only(Source& whole, Source& cut, std::size_t room, Side side, Workspace& workspace,
+                            Ids& whole_ids, Ids& cut_ids) const {
+    // One token more than there is room for shows that the text does not fit, whatever comes behind it.
+    if (!encode_head(whole, room + 1, workspace, whole_ids)) return Outcome::inexact;
+    const std::size_t left = room - std::min(room, whole_ids.size());
+    // A token more than stays, again: whether there is a token at all decides where none can stay.
+    if (!encode_end(cut, left + 1, side, workspace, cut_ids)) return Outcome::inexact;
+    const bool fits = whole_ids.size() + cut_ids.size() <= room;
+    if (!fits && left == 0 && room > 0) return Outcome::too_long;
+    whole_ids.keep(std::min(whole_ids.size(), room), false);
+    cut_ids.keep(std::min(cut_ids.size(), left), side == Side::left);
+    return Outcome::done;
 }
 
 }  // namespace penstock::text

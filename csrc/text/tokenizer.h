@@ -44,6 +44,16 @@ struct Piece {
 
 enum class Side { right, left };
 
+// Which text of a pair loses tokens when the row is too long.
+enum class PairCut : std::uint8_t { longest_first, only_first, only_second };
+
+// What became of a row. Of one that is not done nothing is left behind.
+enum class Outcome : std::uint8_t {
+    done,
+    inexact,  // a text is not known exactly
+    too_long  // the text that may not be cut leaves no room for one token of the other
+};
+
 // A text that may have to be made UTF-8 first, as far as it is read.
 class Source {
   public:
@@ -63,6 +73,7 @@ struct Frame {
     std::vector<Piece> pieces;
     std::optional<std::size_t> max_length;  // tokens of a row, special ones counted; at least num_special()
     Side truncation = Side::right;
+    PairCut pair_cut = PairCut::longest_first;
 
     std::size_t num_special() const noexcept;
 };
@@ -85,11 +96,20 @@ class Tokenizer {
     // Appends at least the first `limit` tokens of a text, and reads little more of it than they take.
     bool encode_head(Source& text, std::size_t limit, Workspace& workspace, Ids& out) const;
 
-    // Appends one row. `second` only where the frame has two texts. False: as encode().
-    bool encode_row(Source& first, Source& second, const Frame& frame, Workspace& workspace, Ids& out,
-                    std::vector<std::uint8_t>* type_ids) const;
+    // Appends one row. `second` only where the frame has two texts.
+    Outcome encode_row(Source& first, Source& second, const Frame& frame, Workspace& workspace, Ids& out,
+                       std::vector<std::uint8_t>* type_ids) const;
 
   private:
+    Outcome encode_single(Source& text, const Frame& frame, Workspace& workspace, Ids& out,
+                          std::vector<std::uint8_t>* type_ids) const;
+    Outcome encode_pair(Source& first, Source& second, const Frame& frame, Workspace& workspace, Ids& out,
+                        std::vector<std::uint8_t>* type_ids) const;
+    Outcome cut_longest(Source& first, Source& second, std::size_t room, Side side,
+                        Workspace& workspace) const;
+    Outcome cut_only(Source& whole, Source& cut, std::size_t room, Side side, Workspace& workspace,
+                     Ids& whole_ids, Ids& cut_ids) const;
+    bool encode_end(Source& text, std::size_t limit, Side side, Workspace& workspace, Ids& out) const;
     std::size_t cut_between(std::string_view text, std::size_t from) const noexcept;
     bool encode_all(Source& text, Workspace& workspace, Ids& out) const;
     bool encode_stretch(std::string_view text, bool first, Workspace& workspace, Ids& out) const;

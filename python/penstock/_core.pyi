@@ -137,9 +137,11 @@ class Frame:
         ],
         max_length: typing.SupportsInt | typing.SupportsIndex | None,
         is_left: bool,
+        pair_cut: str = "longest_first",
     ) -> None:
         """
-        pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens.
+        pieces: (text, ids, type_id), text 0 or 1, or -1 for special tokens. pair_cut: longest_first, only_first or
+        only_second.
         """
 
 class Tokenizer:
@@ -177,7 +179,8 @@ class Tokenizer:
 
         Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
         text as far as it was read, and status uint8[rows]: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
-        known exactly: `tokenizers` must do it. A row that is not done has no tokens.
+        known exactly: `tokenizers` must do it, 3 the text that may not be cut fills the row. A row that is not done has no
+        tokens.
         """
 
 def byte_bpe(

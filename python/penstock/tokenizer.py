@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from penstock.ragged import Int64Array
     from penstock.tokenizer_engine import Texts
+    from penstock.tokenizer_layout import PairTruncation, Side
 
 __all__ = ["Ragged", "Tokenizer"]
 
@@ -78,7 +79,8 @@ class Tokenizer:
         pairs: Texts | None = None,
         *,
         max_length: int | None = None,
-        truncation: Literal["right", "left"] = "right",
+        truncation: Side = "right",
+        pair_truncation: PairTruncation = "longest_first",
         stride: int | None = None,
         add_special_tokens: bool = True,
     ) -> Ragged:
@@ -86,9 +88,13 @@ class Tokenizer:
 
         Args:
             texts: A sequence of str, or an Arrow array of strings.
-            pairs: The second texts of pairs, as many. Too long pairs lose tokens of the longer text first.
+            pairs: The second texts of pairs, as many.
             max_length: Tokens of a row at most, special tokens counted; None: no limit.
             truncation: Which end of a too long text is cut off.
+            pair_truncation: Which text of a too long pair is cut. ``"longest_first"``: the longer one until
+                both are of one length, then both in turn; ``"only_first"`` or ``"only_second"``: no more than
+                that, and a row fails of which the other text leaves no room for one token of it.
+                Long documents behind short questions want ``"only_second"``.
             stride: Cut a too long row into overlapping windows instead: the first holds its first
                 ``max_length`` tokens, and each later one up to so many new tokens behind as many old ones
                 as fit. Where the tokenizer puts special tokens after a text, windows are cut from the text
@@ -101,8 +107,9 @@ class Tokenizer:
             and from views (``with_bos``).
 
         Raises:
-            RowTokenizerError: A text cannot be tokenized (it is null, no str, or holds a lone surrogate);
-                names the first such row. ``encode_rows`` gives the others nevertheless.
+            RowTokenizerError: A text cannot be tokenized (it is null, no str, or holds a lone surrogate), or
+                ``pair_truncation`` leaves nothing of one; names the first such row. ``encode_rows`` gives the
+                others nevertheless.
             ConfigError: An argument cannot be right.
 
         Example:
@@ -121,6 +128,7 @@ class Tokenizer:
             pairs,
             max_length=max_length,
             truncation=truncation,
+            pair_truncation=pair_truncation,
             stride=stride,
             add_special_tokens=add_special_tokens,
         )
@@ -134,7 +142,8 @@ class Tokenizer:
         pairs: Texts | None = None,
         *,
         max_length: int | None = None,
-        truncation: Literal["right", "left"] = "right",
+        truncation: Side = "right",
+        pair_truncation: PairTruncation = "longest_first",
         stride: int | None = None,
         add_special_tokens: bool = True,
     ) -> tuple[Ragged, dict[int, Exception]]:
@@ -150,6 +159,7 @@ class Tokenizer:
             frame=self._frame(1 if pairs is None else 2, add_special_tokens),
             max_length=max_length,
             truncation=truncation,
+            pair_truncation=pair_truncation,
             stride=stride,
             scored=self._begin is not None,
             with_types="token_type_ids" in self._settings.model_input_names,
@@ -162,7 +172,8 @@ class Tokenizer:
         pairs: Texts | None = None,
         *,
         max_length: int | None = None,
-        truncation: Literal["right", "left"] = "right",
+        truncation: Side = "right",
+        pair_truncation: PairTruncation = "longest_first",
         padding_side: Literal["right", "left"] | None = None,
         multiple_of: int = 1,
         add_special_tokens: bool = True,
@@ -171,7 +182,7 @@ class Tokenizer:
         """Tokenize texts into padded matrices, the shape that models take, in memory of the caller's.
 
         Args:
-            texts, pairs, max_length, truncation, add_special_tokens: As in ``encode_batch``.
+            texts, pairs, max_length, truncation, pair_truncation, add_special_tokens: As in ``encode_batch``.
             padding_side: Where rows are filled up. None: where the tokenizer says.
             multiple_of: The width is the longest row's, rounded up to a multiple of this.
             out: By name of the input, ``int64[n]`` to write to, contiguous, of at least rows times width
@@ -182,7 +193,7 @@ class Tokenizer:
             ``int64[rows, width]`` by name of the model's inputs: views of ``out`` if it is given.
 
         Raises:
-            RowTokenizerError: A text cannot be tokenized.
+            RowTokenizerError: A row cannot be made.
             ConfigError: An argument cannot be right; ``out`` lacks an input, or room.
 
         Example:
@@ -199,7 +210,12 @@ class Tokenizer:
         if side not in ("right", "left"):
             raise ConfigError(f'padding_side={side!r}: must be "right" or "left"')
         rows = self.encode_batch(
-            texts, pairs, max_length=max_length, truncation=truncation, add_special_tokens=add_special_tokens
+            texts,
+            pairs,
+            max_length=max_length,
+            truncation=truncation,
+            pair_truncation=pair_truncation,
+            add_special_tokens=add_special_tokens,
         )
         width = -(-int(rows.lengths.max(initial=1)) // multiple_of) * multiple_of
         shape = len(rows), width

@@ -129,7 +129,9 @@ class TokenizersEngine:
         for at, reason in sorted(reasons.items()):
             which = "" if at < num_rows else "of the pair's second text: "
             failures.setdefault(at % num_rows, RowTokenizerError(which + reason, row=at % num_rows + 1))
-        return (emptied(rows, list(failures)) if failures else rows), failures
+        for at, reason in layout.too_long(offsets).items():
+            failures.setdefault(at, RowTokenizerError(reason, row=at + 1))
+        return (emptied(rows, list(failures)) if failures else rows), dict(sorted(failures.items()))
 
     def count(self, texts: Texts, layout: Layout) -> Int64Array:
         """``int64[rows]``: tokens of each row, without the rows.

@@ -1,14 +1,14 @@
 """From the tokens of texts to rows: truncation, special tokens, windows.
 
 Pure array arithmetic, shared by all engines. Everything that `tokenizers` does after it has cut a text
-into tokens is done here for all rows at once, and gives the same rows (``strategy="longest_first"``).
+into tokens is done here for all rows at once, and gives the same rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Side = Literal["right", "left"]
+PairTruncation = Literal["longest_first", "only_first", "only_second"]
 
 
 class Spans(NamedTuple):
@@ -108,6 +109,7 @@ class Layout:
         frame: What stands around the texts.
         max_length: Tokens of a row at most, special ones counted; None: no limit.
         truncation: Where too long texts lose tokens.
+        pair_truncation: Which text of a pair loses them.
         stride: Cut windows instead of truncating; each later one holds up to so many new tokens.
         scored: The first token is context: say from where each row is scored. Of two texts, the first
             is context as a whole, and loses its first tokens when the row is too long.
@@ -120,6 +122,7 @@ class Layout:
     frame: Frame
     max_length: int | None = None
     truncation: Side = "right"
+    pair_truncation: PairTruncation = "longest_first"
     stride: int | None = None
     scored: bool = False
     with_types: bool = False
@@ -128,6 +131,14 @@ class Layout:
         special, max_length, stride = self.frame.num_special, self.max_length, self.stride
         if self.truncation not in ("right", "left"):
             raise ConfigError(f'truncation={self.truncation!r}: must be "right" or "left"')
+        if self.pair_truncation not in get_args(PairTruncation):
+            names = ", ".join(f'"{name}"' for name in get_args(PairTruncation))
+            raise ConfigError(f"pair_truncation={self.pair_truncation!r}: must be one of {names}")
+        if self.scored and self.pair_truncation != "longest_first":
+            raise ConfigError(
+                f"pair_truncation={self.pair_truncation!r}: with_bos has a rule of its own, by which the "
+                "first text loses its first tokens; leave it out"
+            )
         if max_length is not None and max_length < max(1, special):
             needed = f" for its {special} special tokens" if special else ""
             raise ConfigError(f"max_length={max_length}: a row needs at least {max(1, special)}{needed}")
@@ -160,12 +171,8 @@ class Layout:
             The rows (without ``num_bytes``), and per input row which tokens of its scored text (the only
             one, or the second) are scored, counted from the first token of that text.
         """
-        num_texts = 2 if self.frame.is_pair else 1
-        rows = (len(offsets) - 1) // num_texts
-        texts = [
-            Spans(offsets[k * rows : (k + 1) * rows], offsets[k * rows + 1 : (k + 1) * rows + 1])
-            for k in range(num_texts)
-        ]
+        texts = self._texts(offsets)
+        num_texts, rows = len(texts), len(texts[0].starts)
         if self.stride is not None:
             return self._windows(ids, texts[0])
         kept = self._truncated(texts)
@@ -180,6 +187,46 @@ class Layout:
             first_scored = np.minimum(context, row_lengths).astype(np.int32)
         return Ragged(flat, row_offsets, type_ids, None, first_scored), scored
 
+    def too_long(self, offsets: Int64Array) -> dict[int, str]:
+        """The rows that cannot be made, and why: the text that may not be cut leaves nothing of the other.
+
+        Args:
+            offsets: As in ``arrange``.
+        """
+        if self.max_length is None or self._whole_text is None:
+            return {}
+        room = self.max_length - self.frame.num_special
+        texts = self._texts(offsets)
+        whole, both = texts[self._whole_text].lengths, texts[0].lengths + texts[1].lengths
+        return dict.fromkeys(
+            np.flatnonzero((both > room) & (whole >= room) & (room > 0)).tolist(), self.why_too_long
+        )
+
+    @property
+    def why_too_long(self) -> str:
+        """What is wrong with a row that ``too_long`` names."""
+        whole, cut = ("first", "second") if self._whole_text == 0 else ("second", "first")
+        return (
+            f"the {whole} text alone fills the row of max_length={self.max_length}, and "
+            f"pair_truncation={self.pair_truncation!r} cuts only the {cut} text, down to one token. "
+            "Give a larger max_length, or pair_truncation='longest_first'"
+        )
+
+    @property
+    def _whole_text(self) -> int | None:
+        """Which text of a pair is never cut; None: none, or there is one text only."""
+        if not self.frame.is_pair or self.pair_truncation == "longest_first":
+            return None
+        return 1 if self.pair_truncation == "only_first" else 0
+
+    def _texts(self, offsets: Int64Array) -> list[Spans]:
+        num_texts = 2 if self.frame.is_pair else 1
+        rows = (len(offsets) - 1) // num_texts
+        return [
+            Spans(offsets[k * rows : (k + 1) * rows], offsets[k * rows + 1 : (k + 1) * rows + 1])
+            for k in range(num_texts)
+        ]
+
     def _truncated(self, texts: list[Spans]) -> list[Spans]:
         if self.max_length is None:
             return texts
@@ -191,7 +238,13 @@ class Layout:
             keep_second = np.minimum(second.lengths, room)
             keep_first = np.minimum(first.lengths, room - keep_second)
             return [first.keep(keep_first, "left"), second.keep(keep_second, "left")]
-        keep_first, keep_second = longest_first(first.lengths, second.lengths, room)
+        if self._whole_text is None:
+            keep_first, keep_second = longest_first(first.lengths, second.lengths, room)
+        else:
+            keep = [np.minimum(text.lengths, room) for text in texts]
+            cut = 1 - self._whole_text
+            keep[cut] = np.minimum(keep[cut], room - keep[self._whole_text])
+            keep_first, keep_second = keep
         return [first.keep(keep_first, self.truncation), second.keep(keep_second, self.truncation)]
 
     def _framed(
@@ -297,6 +350,24 @@ def emptied(rows: Ragged, inputs: Sequence[int]) -> Ragged:
         None if rows.first_scored is None else np.where(stays, rows.first_scored, np.int32(0)),
         None if rows.num_bytes is None else np.where(stays, rows.num_bytes, 0),
     )
+
+
+def filled(rows: Ragged, at: Int64Array, others: Ragged) -> Ragged:
+    """The same rows, where those at these places, without any token so far, are the others, in order."""
+    lengths = rows.lengths
+    lengths[at] = others.lengths
+    is_other = np.zeros(len(rows), bool)
+    is_other[at] = True
+    token_is_other = np.repeat(is_other, lengths)
+
+    def merged(mine: Any, theirs: Any) -> Any:
+        if mine is None:
+            return None
+        both = np.empty(len(token_is_other), mine.dtype)
+        both[~token_is_other], both[token_is_other] = mine, theirs
+        return both
+
+    return Ragged(merged(rows.ids, others.ids), _offsets(lengths), merged(rows.type_ids, others.type_ids))
 
 
 def _offsets(lengths: Int64Array) -> Int64Array:

@@ -14,16 +14,17 @@ import pyarrow as pa
 import tokenizers
 
 from penstock import _core
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, RowTokenizerError
 from penstock.ragged import Ragged
 from penstock.tokenizer_engine import Part, Texts, TokenizersEngine, spread
+from penstock.tokenizer_layout import filled
 from penstock.tokenizer_spec import Unknown, read
 
 if TYPE_CHECKING:
     from penstock.ragged import Int32Array, Int64Array
     from penstock.tokenizer_layout import Layout
 
-NO_TEXT, INEXACT = 1, 2  # what `_core.Tokenizer` says of a row
+NO_TEXT, INEXACT, TOO_LONG = 1, 2, 3  # what `_core.Tokenizer` says of a row
 
 
 def make_engine(text: str, place: str) -> TokenizersEngine:
@@ -90,9 +91,24 @@ class NativeEngine(TokenizersEngine):
         ids, offsets, type_ids, _, status = self._native.encode_rows(
             texts, pairs, _frame_of(layout), layout.with_types
         )
-        if status.any():
-            return super().encode(texts, pairs, layout)
-        return Ragged(ids, offsets, type_ids), {}
+        rows = Ragged(ids, offsets, type_ids)
+        if not status.any():
+            return rows, {}
+        odd, more, failures = self._odd(texts, pairs, layout, status)
+        return filled(rows, odd, more), failures
+
+    def _odd(
+        self, texts: Any, pairs: Any, layout: Layout, status: Any
+    ) -> tuple[Int64Array, Ragged, dict[int, Exception]]:
+        """What the native engine left: the numbers of rows, these rows, and why rows failed."""
+        odd = np.flatnonzero((status == NO_TEXT) | (status == INEXACT))
+        more, failed = super().encode(_some(texts, odd), None if pairs is None else _some(pairs, odd), layout)
+        failures: dict[int, Exception] = {int(odd[at]): error for at, error in failed.items()}
+        for at, error in failures.items():
+            failures[at] = RowTokenizerError(vars(error)["reason"], row=at + 1)
+        for at in np.flatnonzero(status == TOO_LONG).tolist():
+            failures[at] = RowTokenizerError(layout.why_too_long, row=at + 1)
+        return odd, more, dict(sorted(failures.items()))
 
     def _arranged(self, texts: Any, pairs: Any, layout: Layout) -> Ragged | None:
         """Rows that say what of them is scored; None: some text is odd."""
@@ -129,8 +145,14 @@ class NativeEngine(TokenizersEngine):
     def count(self, texts: Texts, layout: Layout) -> Int64Array:
         """Tokens of each row: see ``TokenizersEngine``."""
         counts: Int64Array
-        counts, status = self._native.count_rows(_readable(texts, "texts"), _frame_of(layout))
-        return super().count(texts, layout) if status.any() else counts
+        texts = _readable(texts, "texts")
+        counts, status = self._native.count_rows(texts, _frame_of(layout))
+        if status.any():
+            odd, more, failures = self._odd(texts, None, layout, status)
+            if failures:
+                raise failures[min(failures)]
+            counts[odd] = more.lengths
+        return counts
 
     def _tokens(self, texts: list[str], reasons: dict[int, str]) -> tuple[Int32Array, Int64Array]:
         ids, offsets, _, _, status = self._native.encode_rows(texts, None, _PLAIN, False)
@@ -172,13 +194,17 @@ def _readable(texts: Texts, argument: str) -> Any:
     return texts
 
 
+def _some(texts: Any, numbers: Int64Array) -> Any:
+    return texts.take(numbers) if isinstance(texts, pa.Array) else [texts[at] for at in numbers.tolist()]
+
+
 @lru_cache(maxsize=64)
 def _frame_of(layout: Layout) -> _core.Frame:
     pieces = [
         (-1 if piece.text is None else piece.text, list(piece.ids), piece.type_id)
         for piece in layout.frame.pieces
     ]
-    return _core.Frame(pieces, layout.max_length, layout.truncation == "left")
+    return _core.Frame(pieces, layout.max_length, layout.truncation == "left", layout.pair_truncation)
 
 
 _PLAIN = _core.Frame([(0, [], 0)], None, False)

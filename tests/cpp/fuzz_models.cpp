@@ -227,7 +227,8 @@ Row row_of(const text::Tokenizer& tokenizer, const std::string& words, std::opti
     Whole source({exact.get(), words.size()}), none("");
     text::Ids ids;
     const text::Frame frame{{{0, {}, 0}}, max_length, text::Side::right};
-    if (!tokenizer.encode_row(source, none, frame, workspace, ids, nullptr)) return {-1};
+    if (tokenizer.encode_row(source, none, frame, workspace, ids, nullptr) != text::Outcome::done)
+        return {-1};
     return {ids.data(), ids.data() + ids.size()};
 }
 

@@ -15,6 +15,8 @@ using penstock::text::Id;
 using penstock::text::Ids;
 using penstock::text::Memory;
 using penstock::text::Model;
+using penstock::text::Outcome;
+using penstock::text::PairCut;
 using penstock::text::Side;
 using penstock::text::Source;
 using penstock::text::Tokenizer;
@@ -84,7 +86,7 @@ struct Set {
         Ids out;
         auto workspace = tokenizer->borrow();
         Whole one(first), other(second);
-        is_exact = tokenizer->encode_row(one, other, frame, *workspace, out, &types);
+        outcome = tokenizer->encode_row(one, other, frame, *workspace, out, &types);
         tokenizer->give_back(std::move(workspace));
         return {out.data(), out.data() + out.size()};
     }
@@ -92,15 +94,15 @@ struct Set {
     Bytes* bytes;
     std::unique_ptr<Tokenizer> tokenizer;
     std::vector<std::uint8_t> types;
-    bool is_exact = false;
+    Outcome outcome = Outcome::done;
 };
 
 Frame single(std::optional<std::size_t> max_length, Side side = Side::right) {
     return {{{-1, {7}, 0}, {0, {}, 1}, {-1, {8, 9}, 0}}, max_length, side};
 }
 
-Frame pair(std::size_t max_length) {
-    return {{{0, {}, 0}, {-1, {8}, 0}, {1, {}, 1}}, max_length, Side::right};
+Frame pair(std::size_t max_length, PairCut cut = PairCut::longest_first, Side side = Side::right) {
+    return {{{0, {}, 0}, {-1, {8}, 0}, {1, {}, 1}}, max_length, side, cut};
 }
 
 using Row = std::vector<Id>;
@@ -131,12 +133,50 @@ TEST(of_a_pair_the_longer_text_is_cut_first) {
     CHECK((set.row("bcdefgh", "xy", pair(6)) == Row{1000, 'b', 'c', 8, 1000, 'x'}));
 }
 
+TEST(of_a_pair_only_one_text_is_cut) {
+    Set set;
+    CHECK((set.row("bcde", "x", pair(5, PairCut::only_first)) == Row{1000, 'b', 8, 1000, 'x'}));
+    CHECK((set.row("bcde", "x", pair(5, PairCut::only_first, Side::left)) == Row{'d', 'e', 8, 1000, 'x'}));
+    CHECK((set.row("b", "xyz", pair(5, PairCut::only_second)) == Row{1000, 'b', 8, 1000, 'x'}));
+    CHECK((set.row("b", "xyz", pair(5, PairCut::only_second, Side::left)) == Row{1000, 'b', 8, 'y', 'z'}));
+    CHECK((set.row("b", "xyz", pair(50, PairCut::only_second)) == Row{1000, 'b', 8, 1000, 'x', 'y', 'z'}));
+    CHECK((set.row("bcd", "", pair(5, PairCut::only_second)) == Row{1000, 'b', 'c', 'd', 8}));
+    CHECK((set.row("bcd", "x", pair(1, PairCut::only_second)) == Row{8}));
+}
+
+TEST(of_a_pair_the_text_that_may_be_cut_keeps_a_token) {
+    Set set;
+    const auto is_refused = [&](std::string_view first, std::string_view second, PairCut cut) {
+        set.types.clear();
+        const Row row = set.row(first, second, pair(5, cut));
+        CHECK(set.outcome == (row.empty() ? Outcome::too_long : Outcome::done));
+        CHECK(row.size() == set.types.size());
+        return row.empty();
+    };
+    CHECK(!is_refused("bc", "xyz", PairCut::only_second));
+    CHECK(is_refused("bcd", "xyz", PairCut::only_second));
+    CHECK(!is_refused("bcd", "", PairCut::only_second));
+    CHECK(is_refused("bcde", "", PairCut::only_second));
+    CHECK(!is_refused("bcd", "xy", PairCut::only_first));
+    CHECK(is_refused("bcd", "xyz", PairCut::only_first));
+    CHECK(!is_refused("", "xyz", PairCut::only_first));
+    CHECK(is_refused("", "xyzu", PairCut::only_first));
+}
+
 TEST(what_is_not_exact_leaves_nothing_behind) {
     Set set;
-    CHECK(set.row("ab!c", "", single(std::nullopt)).empty());
-    CHECK(!set.is_exact);
-    CHECK(set.row("ab", "c!", pair(50)).empty());
-    CHECK(!set.is_exact);
+    for (const auto cut : {PairCut::longest_first, PairCut::only_first, PairCut::only_second}) {
+        CHECK(set.row("ab!c", "", single(std::nullopt)).empty());
+        CHECK(set.outcome == Outcome::inexact);
+        CHECK(set.row("ab", "c!", pair(50, cut)).empty());
+        CHECK(set.outcome == Outcome::inexact);
+        CHECK(set.row("a!b", "c", pair(50, cut)).empty());
+        CHECK(set.outcome == Outcome::inexact);
+        CHECK(set.types.empty());
+        set.row("ab", "c", pair(50, cut));
+        CHECK(set.outcome == Outcome::done);
+        set.types.clear();
+    }
 }
 
 TEST(a_long_text_is_read_only_as_far_as_it_is_needed) {
@@ -148,6 +188,31 @@ TEST(a_long_text_is_read_only_as_far_as_it_is_needed) {
     Set careful(false);
     CHECK(careful.row(text, "", single(20)) == set.row(text, "", single(20)));
     CHECK(careful.bytes->num_read == text.size());
+}
+
+TEST(long_texts_of_a_pair_are_read_only_as_far_as_needed) {
+    std::string text;
+    while (text.size() < 100'000) text += "word ";
+    Set set;
+    const auto check = [&](std::string_view first, std::string_view second, const Frame& frame) {
+        set.bytes->num_read = 0;
+        set.row(first, second, frame);
+        CHECK(set.bytes->num_read < 5'000);
+    };
+    check("b", text, pair(20, PairCut::only_second));
+    check(text, text, pair(20, PairCut::only_second));
+    CHECK(set.outcome == Outcome::too_long);
+    check(text, "b", pair(20, PairCut::only_first));
+    check(text, text, pair(21));
+    check(text, text.substr(0, 300), pair(20));
+    Set careful(false);
+    for (const std::size_t size : {19u, 20u, 21u, 300u, 5'000u}) {
+        for (const std::size_t max_length : {20u, 21u}) {
+            const std::string other = text.substr(0, size);
+            CHECK(set.row(text, other, pair(max_length)) == careful.row(text, other, pair(max_length)));
+            CHECK(set.row(other, text, pair(max_length)) == careful.row(other, text, pair(max_length)));
+        }
+    }
 }
 
 TEST(a_workspace_is_lent_again) {
