@@ -1,4 +1,4 @@
-// Ragged rows into padded matrices, the shape that models take.
+// Ragged rows into the shapes that models take: padded matrices, or one packed row.
 
 #pragma once
 
@@ -8,13 +8,14 @@
 
 namespace penstock {
 
-// Row-major int64[rows, width]. A null pointer: not wanted; only input_ids must be there.
+// Elements are int32 or int64. Row-major [rows, width]. A null pointer: not wanted; only input_ids must be there.
+template <class Element>
 struct Padded {
     std::int64_t width = 0;
-    std::int64_t* input_ids = nullptr;
-    std::int64_t* attention_mask = nullptr;  // 1 for a token, 0 for padding
-    std::int64_t* token_type_ids = nullptr;
-    std::int64_t* position_ids = nullptr;  // 0, 1, 2, ... from the row's first token; 0 for padding
+    Element* input_ids = nullptr;
+    Element* attention_mask = nullptr;  // 1 for a token, 0 for padding
+    Element* token_type_ids = nullptr;
+    Element* position_ids = nullptr;  // 0, 1, 2, ... from the row's first token; 0 for padding
 };
 
 struct Padding {
@@ -23,10 +24,26 @@ struct Padding {
     bool left = false;
 };
 
+// All rows behind one another, no padding: [tokens]. A null pointer: not wanted.
+template <class Element>
+struct Packed {
+    Element* input_ids = nullptr;
+    Element* token_type_ids = nullptr;
+    Element* position_ids = nullptr;     // from `first_position` on in each row
+    std::int32_t* cu_seqlens = nullptr;  // [rows + 1]: where each row begins, and where the last one ends
+    std::int64_t first_position = 0;
+};
+
 // Throws std::invalid_argument, naming the row, unless every row lies within ids and fits into width.
 void check_rows(const Ragged& rows, std::int64_t width);
 
-// Writes every element of every wanted matrix, once. The rows must have passed check_rows().
-void collate(const Ragged& rows, const Padded& out, const Padding& padding) noexcept;
+// Writes every element of every wanted matrix, once. The rows must have passed check_rows(), and the padding be
+// numbers of that type.
+template <class Element>
+void collate(const Ragged& rows, const Padded<Element>& out, const Padding& padding) noexcept;
+
+// Writes every element of every wanted array, once. The rows must have passed check_rows().
+template <class Element>
+void pack(const Ragged& rows, const Packed<Element>& out) noexcept;
 
 }  // namespace penstock

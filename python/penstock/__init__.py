@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from penstock.prefetcher import Prefetcher
     from penstock.scorer import Run, score, stream
     from penstock.stats import Stats
-    from penstock.tokenizer import Ragged, Tokenizer
+    from penstock.tokenizer import Packed, Ragged, Tokenizer
 
 __all__ = [
     "AbandonedWorkersError",
@@ -58,6 +58,7 @@ __all__ = [
     "MissingExtensionError",
     "ModelError",
     "OutputError",
+    "Packed",
     "PenstockError",
     "Prefetcher",
     "Ragged",
@@ -77,6 +78,7 @@ __all__ = [
 
 _ROOMS = {
     "Batch": "batch",
+    "Packed": "tokenizer",
     "Prefetcher": "prefetcher",
     "Ragged": "tokenizer",
     "Run": "scorer",

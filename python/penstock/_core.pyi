@@ -17,6 +17,7 @@ __all__: list[str] = [
     "byte_bpe",
     "collate",
     "lend",
+    "pack",
     "piece_bpe",
     "unigram",
     "wordpiece",
@@ -210,11 +211,11 @@ def collate(
     pad_left: bool = False,
 ) -> None:
     """
-    Writes rows ids[starts[r]:stops[r]] into padded int64 matrices, without the GIL.
+    Writes rows ids[starts[r]:stops[r]] into padded matrices, without the GIL.
 
-    Every matrix has the shape of input_ids, (rows, width); None: not wanted. attention_mask is 1 for
-    tokens; token_type_ids come from type_ids (None: 0); position_ids count from each row's first token.
-    Padding is pad_id, 0, pad_type_id and 0. ValueError names the array, or the row, that does not fit.
+    Every matrix has the shape of input_ids, (rows, width), and its dtype, int64 or int32; None: not wanted.
+    attention_mask is 1 for tokens; token_type_ids come from type_ids (None: 0); position_ids count from each row's
+    first token. Padding is pad_id, 0, pad_type_id and 0. ValueError names the array, or the row, that does not fit.
     """
 
 def lend(
@@ -232,6 +233,25 @@ def lend(
     the capsule dies unused; then calls `at_end(owner)`, if there is one, in that thread. A built-in such as
     `deque.append` runs there without a step of the interpreter, so no signal handler can come between. The
     memory must stay valid for as long as `owner` lives.
+    """
+
+def pack(
+    ids: numpy.ndarray,
+    starts: numpy.ndarray,
+    stops: numpy.ndarray,
+    input_ids: numpy.ndarray,
+    token_type_ids: numpy.ndarray | None,
+    position_ids: numpy.ndarray | None,
+    cu_seqlens: numpy.ndarray,
+    type_ids: numpy.ndarray | None,
+    first_position: typing.SupportsInt | typing.SupportsIndex = 0,
+) -> None:
+    """
+    Writes rows ids[starts[r]:stops[r]] behind one another, without padding and without the GIL.
+
+    input_ids has a place for each token, int64 or int32; the others are like it, or None: not wanted. position_ids begin
+    with first_position in each row; cu_seqlens, int32[rows + 1], says where each row begins and the last one ends.
+    ValueError names the array, or the row, that does not fit.
     """
 
 def piece_bpe(

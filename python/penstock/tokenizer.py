@@ -7,11 +7,9 @@ import json
 import operator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-
-from penstock import _core
 from penstock.errors import ConfigError
 from penstock.ragged import Ragged
+from penstock.tokenizer_arrays import Packed, Padding, pack, pad
 from penstock.tokenizer_files import Found, Settings, find
 from penstock.tokenizer_layout import Frame, Layout
 from penstock.tokenizer_native import make_engine
@@ -19,11 +17,14 @@ from penstock.tokenizer_native import make_engine
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy.typing as npt
+
     from penstock.ragged import Int64Array
+    from penstock.tokenizer_arrays import IntArray
     from penstock.tokenizer_engine import Texts
     from penstock.tokenizer_layout import PairTruncation, Side
 
-__all__ = ["Ragged", "Tokenizer"]
+__all__ = ["Packed", "Ragged", "Tokenizer"]
 
 
 class _Begin(NamedTuple):
@@ -177,20 +178,22 @@ class Tokenizer:
         padding_side: Literal["right", "left"] | None = None,
         multiple_of: int = 1,
         add_special_tokens: bool = True,
-        out: Mapping[str, Int64Array] | None = None,
-    ) -> dict[str, Int64Array]:
+        dtype: npt.DTypeLike | None = None,
+        out: Mapping[str, IntArray] | None = None,
+    ) -> dict[str, IntArray]:
         """Tokenize texts into padded matrices, the shape that models take, in memory of the caller's.
 
         Args:
             texts, pairs, max_length, truncation, pair_truncation, add_special_tokens: As in ``encode_batch``.
             padding_side: Where rows are filled up. None: where the tokenizer says.
             multiple_of: The width is the longest row's, rounded up to a multiple of this.
-            out: By name of the input, ``int64[n]`` to write to, contiguous, of at least rows times width
-                elements; ``torch`` tensors in (pinned) host memory give theirs with ``.numpy()``. None: new
-                memory.
+            dtype: ``int64`` (if it is None) or ``int32``. With ``out``, that of its ``input_ids``.
+            out: By name of the input an array to write to, contiguous, of at least rows times width elements;
+                ``torch`` tensors in (pinned) host memory give theirs with ``.numpy()``. None: new memory.
 
         Returns:
-            ``int64[rows, width]`` by name of the model's inputs: views of ``out`` if it is given.
+            ``[rows, width]`` by name of the model's inputs: views of ``out`` if it is given. If ``out`` has a
+            place for ``lengths`` (int64 or int32), these too: the tokens of each row, without padding.
 
         Raises:
             RowTokenizerError: A row cannot be made.
@@ -204,11 +207,7 @@ class Tokenizer:
             >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist()
             ([[3, 4], [4, 0]], [[1, 1], [1, 0]])
         """
-        if multiple_of < 1:
-            raise ConfigError(f"multiple_of={multiple_of}: must be at least 1")
-        side = padding_side or self.padding_side
-        if side not in ("right", "left"):
-            raise ConfigError(f'padding_side={side!r}: must be "right" or "left"')
+        padding = Padding(padding_side or self.padding_side, multiple_of, self.pad_id, self.pad_type_id)
         rows = self.encode_batch(
             texts,
             pairs,
@@ -217,23 +216,58 @@ class Tokenizer:
             pair_truncation=pair_truncation,
             add_special_tokens=add_special_tokens,
         )
-        width = -(-int(rows.lengths.max(initial=1)) // multiple_of) * multiple_of
-        shape = len(rows), width
-        arrays = {name: _room(out, name, shape) for name in self._settings.model_input_names}
-        _core.collate(
-            rows.ids,
-            rows.offsets[:-1],
-            rows.offsets[1:],
-            input_ids=arrays["input_ids"],
-            attention_mask=arrays.get("attention_mask"),
-            token_type_ids=arrays.get("token_type_ids"),
-            position_ids=arrays.get("position_ids"),
-            type_ids=rows.type_ids,
-            pad_id=self.pad_id,
-            pad_type_id=self.pad_type_id,
-            pad_left=side == "left",
+        return pad(rows, self._settings.model_input_names, padding, dtype, out)
+
+    def encode_packed(
+        self,
+        texts: Texts,
+        pairs: Texts | None = None,
+        *,
+        max_length: int | None = None,
+        truncation: Side = "right",
+        pair_truncation: PairTruncation = "longest_first",
+        add_special_tokens: bool = True,
+        first_position: int = 0,
+        dtype: npt.DTypeLike | None = None,
+        out: Mapping[str, IntArray] | None = None,
+    ) -> Packed:
+        """Tokenize texts into one row without padding, for models that are told where each text begins.
+
+        Args:
+            texts, pairs, max_length, truncation, pair_truncation, add_special_tokens: As in ``encode_batch``.
+            first_position: Where ``position_ids`` begin in each row: 0 but for models like RoBERTa, whose
+                first is ``pad_id + 1``.
+            dtype: ``int64`` (if it is None) or ``int32``. With ``out``, that of its ``input_ids``.
+            out: By name an array to write to, contiguous: ``input_ids``, ``position_ids`` and, if the model
+                takes them, ``token_type_ids``, with a place for each token; ``cu_seqlens``, int32, with one
+                for each row and one more. None: new memory.
+
+        Returns:
+            The arrays: views of ``out`` if it is given.
+
+        Raises:
+            RowTokenizerError: A row cannot be made.
+            ConfigError: An argument cannot be right; ``out`` lacks an array, or room.
+
+        Example:
+            >>> from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+            >>> backend = Backend(models.WordLevel({"a": 3, "b": 4, "?": 5}, unk_token="?"))
+            >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+            >>> batch = Tokenizer.from_pretrained(backend).encode_packed(["a b", "b"])
+            >>> batch.input_ids.tolist(), batch.position_ids.tolist()
+            ([[3, 4, 4]], [[0, 1, 0]])
+            >>> batch.cu_seqlens.tolist(), batch.max_seqlen
+            ([0, 2, 3], 2)
+        """
+        rows = self.encode_batch(
+            texts,
+            pairs,
+            max_length=max_length,
+            truncation=truncation,
+            pair_truncation=pair_truncation,
+            add_special_tokens=add_special_tokens,
         )
-        return arrays
+        return pack(rows, first_position, dtype, out)
 
     def count_batch(
         self,
@@ -378,21 +412,6 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self._place, self._json, self._settings, self._begin)
-
-
-def _room(out: Mapping[str, Int64Array] | None, name: str, shape: tuple[int, int]) -> Int64Array:
-    if out is None:
-        return np.empty(shape, np.int64)
-    size = shape[0] * shape[1]
-    memory = out.get(name)
-    if memory is None:
-        raise ConfigError(f"out: holds no {name!r}, which the model takes")
-    if memory.dtype != np.int64 or not memory.flags.c_contiguous or memory.size < size:
-        raise ConfigError(
-            f"out[{name!r}]: must be contiguous int64 with room for {shape[0]:,} rows of {shape[1]:,}, not "
-            f"{memory.dtype} of {memory.size:,}"
-        )
-    return memory.reshape(-1)[:size].reshape(shape)
 
 
 def _rebuilt(place: str, text: str, settings: Settings, begin: _Begin | None) -> Tokenizer:

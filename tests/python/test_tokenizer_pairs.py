@@ -8,36 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from both_engines import TINY, Twins, twins
 from penstock.errors import ConfigError, RowTokenizerError
-from penstock.tokenizer import Tokenizer
-from penstock.tokenizer_engine import TokenizersEngine
 from strange_texts import REAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import tokenizers
+
 RULES = ("longest_first", "only_first", "only_second")
-TINY = ("tiny_bpe", "tiny_wordpiece", "tiny_unigram")
 SENTENCE = "the water falls down from a dam to the turbine, naïve 水 \U0001f30a engineers turn it off\n"
 WORDS = SENTENCE.split(" ")
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join)
-LOADED: dict[str, tuple[Tokenizer, Tokenizer, tokenizers.Tokenizer]] = {}
-
-
-def twins(folder: Path) -> tuple[Tokenizer, Tokenizer, tokenizers.Tokenizer]:
-    """The same tokenizer natively, over the package, and the package itself."""
-    file = folder / "tokenizer.json"
-    native, other = Tokenizer.from_pretrained(file), Tokenizer.from_pretrained(file)
-    assert native.engine == "native", native.engine_reason
-    other._engine = TokenizersEngine(file.read_text(encoding="utf-8"), str(file), "a test")
-    backend = tokenizers.Tokenizer.from_file(str(file))
-    backend.no_padding()
-    return native, other, backend
+LOADED: dict[str, Twins] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +48,7 @@ def expected(
 
 
 def check(
-    of: tuple[Tokenizer, Tokenizer, tokenizers.Tokenizer],
+    of: Twins,
     pairs: Sequence[tuple[str, str]],
     size: int,
     rule: Any,
