@@ -156,14 +156,13 @@ class Tokenizer:
         Raises:
             ConfigError: An argument cannot be right.
         """
-        layout = Layout(
-            frame=self._frame(1 if pairs is None else 2, add_special_tokens),
+        layout = self._layout(
+            pairs,
             max_length=max_length,
             truncation=truncation,
             pair_truncation=pair_truncation,
             stride=stride,
-            scored=self._begin is not None,
-            with_types="token_type_ids" in self._settings.model_input_names,
+            add_special_tokens=add_special_tokens,
         )
         return self._engine.encode(texts, pairs, layout)
 
@@ -268,6 +267,56 @@ class Tokenizer:
             add_special_tokens=add_special_tokens,
         )
         return pack(rows, first_position, dtype, out)
+
+    def encode_offsets(
+        self,
+        texts: Texts,
+        pairs: Texts | None = None,
+        *,
+        unit: Literal["char", "byte"] = "char",
+        max_length: int | None = None,
+        truncation: Side = "right",
+        pair_truncation: PairTruncation = "longest_first",
+        add_special_tokens: bool = True,
+    ) -> tuple[Ragged, Int64Array]:
+        """Like ``encode_batch``, and where each token begins and ends in its text.
+
+        The `tokenizers` package says where, so this is as slow as that package, and reads all of a text.
+
+        Args:
+            texts, pairs, max_length, truncation, pair_truncation, add_special_tokens: As in ``encode_batch``.
+            unit: ``"char"``: characters of the str; ``"byte"``: bytes of its UTF-8. Where several tokens
+                make one character, each has the whole of it.
+
+        Returns:
+            The rows, and ``int64[n, 2]``, begin and end of each of their tokens, (0, 0) for special ones: of
+            a pair, each in its own text.
+
+        Raises:
+            RowTokenizerError: A row cannot be made.
+            ConfigError: An argument cannot be right.
+
+        Example:
+            >>> from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+            >>> backend = Backend(models.WordLevel({"d\u00e9j\u00e0": 3, "vu": 4, "?": 5}, unk_token="?"))
+            >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+            >>> tokenizer = Tokenizer.from_pretrained(backend)
+            >>> rows, offsets = tokenizer.encode_offsets(["d\u00e9j\u00e0 vu"])
+            >>> rows.ids.tolist(), offsets.tolist()
+            ([3, 4], [[0, 4], [5, 7]])
+            >>> tokenizer.encode_offsets(["d\u00e9j\u00e0 vu"], unit="byte")[1].tolist()
+            [[0, 6], [7, 9]]
+        """
+        if unit not in ("char", "byte"):
+            raise ConfigError(f'unit={unit!r}: must be "char" or "byte"')
+        layout = self._layout(
+            pairs,
+            max_length=max_length,
+            truncation=truncation,
+            pair_truncation=pair_truncation,
+            add_special_tokens=add_special_tokens,
+        )
+        return self._engine.spans(texts, pairs, layout, unit)
 
     def count_batch(
         self,
@@ -394,6 +443,14 @@ class Tokenizer:
     def engine_reason(self) -> str:
         """Why this engine."""
         return self._engine.reason
+
+    def _layout(self, pairs: Texts | None, *, add_special_tokens: bool, **options: Any) -> Layout:
+        return Layout(
+            frame=self._frame(1 if pairs is None else 2, add_special_tokens),
+            scored=self._begin is not None,
+            with_types="token_type_ids" in self._settings.model_input_names,
+            **options,
+        )
 
     def _frame(self, num_texts: int, add_special_tokens: bool) -> Frame:
         if self._begin is None:

@@ -1,21 +1,21 @@
 """The engine over the `tokenizers` package: any tokenizer.json, at that package's speed.
 
-An engine is immutable and shared by all threads. It has a ``name``, a ``reason``, a vocabulary, and two
-methods: ``frame`` (what the tokenizer puts around texts) and ``encode`` (texts and a layout to rows).
-``encode_batch_fast`` is what runs underneath: it lets go of the GIL, unlike ``encode``, and keeps no
-character offsets.
+An engine is immutable and shared by all threads. It has a ``name``, a ``reason``, a vocabulary, and methods:
+``frame`` (what the tokenizer puts around texts), ``encode`` (texts and a layout to rows), ``count`` (only how
+long these are) and ``spans`` (where tokens lie in their texts). ``encode_batch_fast`` is what runs underneath
+all but the last: it lets go of the GIL, unlike ``encode``, and keeps no character offsets.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain, islice, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import ConfigError, RowTokenizerError, TokenizerError
+from penstock.errors import ConfigError, PenstockError, RowTokenizerError, TokenizerError
 from penstock.tokenizer_backend import PASSES, parse
 from penstock.tokenizer_layout import Frame, Layout, Spans, emptied
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.ragged import Int32Array, Int64Array, Ragged
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
+Unit = Literal["char", "byte"]
 
 # A call's Encoding objects weigh some 150 bytes a token: few rows at a time keep that to tens of MB.
 BLOCK_ROWS = 1024
@@ -66,6 +67,7 @@ class TokenizersEngine:
         # them, offsets say where tokens really begin and end.
         backend.post_processor = None
         self._loaded: Any = backend
+        self._processor: Any = processor
 
     @property
     def _backend(self) -> Any:
@@ -144,11 +146,66 @@ class TokenizersEngine:
             raise failures[min(failures)]
         return rows.lengths
 
+    def spans(
+        self, texts: Texts, pairs: Texts | None, layout: Layout, unit: Unit
+    ) -> tuple[Ragged, Int64Array]:
+        """Rows, none of them cut into windows, and where their tokens begin and end in their texts.
+
+        Returns:
+            The rows, and ``int64[n, 2]``: of each token the characters, or the bytes of UTF-8, of its text.
+            Special tokens have (0, 0).
+
+        Raises:
+            RowTokenizerError: A row cannot be made.
+        """
+        rows, failures = self.encode(texts, pairs, layout)
+        if failures:
+            raise failures[min(failures)]
+        reasons: dict[int, str] = {}
+        each = [_strings(side, "", reasons) for side in (texts, pairs) if side is not None]
+        parts = [np.empty((0, 2), np.int64)]
+        for start, stop in _blocks([sum(map(len, row)) for row in zip(*each, strict=True)]):
+            block = [text for side in each for text in side[start:stop]]
+            numbers = list(range(start, stop)) * len(each)
+            encodings = _encodings(self._backend.encode_batch, block, numbers, reasons)
+            if reasons:
+                raise RowTokenizerError(reasons[min(reasons)], row=min(reasons) + 1)
+            parts.append(self._spans_of_block(block, encodings, layout, unit))
+        spans = np.concatenate(parts)
+        if len(spans) != len(rows.ids):
+            raise PenstockError("The engines disagree about the tokens of a text. This is a bug.")
+        return rows, spans
+
+    def _spans_of_block(
+        self, texts: list[str], encodings: list[Any], layout: Layout, unit: Unit
+    ) -> Int64Array:
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        dropped, kept = layout.kept(np.append(0, np.cumsum(lengths)))
+        found: list[tuple[int, int]] = []
+        for text, encoding, skip, count in zip(
+            texts, encodings, dropped.tolist(), kept.tolist(), strict=True
+        ):
+            spans = self._spans_of_text(encoding, skip, count)
+            found += spans if unit == "char" or text.isascii() else _in_bytes(text, spans)
+        table = np.array([*found, (0, 0)], np.int64)
+        return table[layout.places(np.append(0, np.cumsum(kept)))]
+
+    def _spans_of_text(self, encoding: Any, skip: int, count: int) -> list[tuple[int, int]]:
+        """Of ``count`` tokens that stay behind ``skip`` others; the post-processor trims them as it likes."""
+        if not count:
+            return []
+        if skip:  # done to the tokens themselves: the first of a row may be trimmed in another way
+            encoding.truncate(len(encoding) - skip, direction="left")
+        if self._processor is not None:
+            encoding = self._processor.process(encoding, None, False)
+        spans: list[tuple[int, int]] = encoding.offsets[:count]
+        return spans
+
     def _tokens(self, texts: list[str], reasons: dict[int, str]) -> tuple[Int32Array, Int64Array]:
         """``int32[n]`` tokens of all texts and ``int64[texts + 1]`` where each begins."""
         offsets = np.zeros(len(texts) + 1, np.int64)
         parts = [np.empty(0, np.int32)]
-        for start, stop in _blocks(texts):
+        for start, stop in _blocks([len(text) for text in texts]):
             encode = self._backend.encode_batch_fast
             encodings = _encodings(encode, texts[start:stop], range(start, stop), reasons)
             lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -177,7 +234,7 @@ class TokenizersEngine:
         return num_bytes
 
     def _measure(self, parts: list[Part], num_bytes: Int64Array, reasons: dict[int, str]) -> None:
-        for first, last in _blocks([part.text for part in parts]):
+        for first, last in _blocks([len(part.text) for part in parts]):
             block = parts[first:last]
             for part, encoding in zip(block, self._with_ends(block, reasons), strict=True):
                 if encoding:
@@ -303,13 +360,21 @@ def spread(num_bytes: Int64Array, row_of: Int64Array | None) -> Int64Array:
     return spread
 
 
-def _blocks(texts: list[str]) -> Iterator[tuple[int, int]]:
-    """Stretches of texts that are encoded in one call."""
+def _in_bytes(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same spans in bytes of UTF-8."""
+    runes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (runes > 0x7F).astype(np.int64) + (runes > 0x7FF) + (runes > 0xFFFF)
+    begins = np.append(0, np.cumsum(widths))
+    return [(begin, end) for begin, end in begins[np.array(spans, np.int64).reshape(-1, 2)].tolist()]
+
+
+def _blocks(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    """Stretches of texts of so many characters that are encoded in one call."""
     start = characters = 0
-    for at, text in enumerate(texts):
-        if at > start and (at - start == BLOCK_ROWS or characters + len(text) > BLOCK_CHARACTERS):
+    for at, length in enumerate(lengths):
+        if at > start and (at - start == BLOCK_ROWS or characters + length > BLOCK_CHARACTERS):
             yield start, at
             start, characters = at, 0
-        characters += len(text)
-    if start < len(texts):
-        yield start, len(texts)
+        characters += length
+    if start < len(lengths):
+        yield start, len(lengths)

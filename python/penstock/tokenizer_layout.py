@@ -187,6 +187,27 @@ class Layout:
             first_scored = np.minimum(context, row_lengths).astype(np.int32)
         return Ragged(flat, row_offsets, type_ids, None, first_scored), scored
 
+    def kept(self, offsets: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """How many tokens of each text are cut off before those that stay, and how many stay.
+
+        Args:
+            offsets: As in ``arrange``; so are the texts in order.
+        """
+        texts = self._texts(offsets)
+        kept = self._truncated(texts)
+        dropped = [part.starts - whole.starts for part, whole in zip(kept, texts, strict=True)]
+        return np.concatenate(dropped), np.concatenate([part.lengths for part in kept])
+
+    def places(self, offsets: Int64Array) -> Int32Array:
+        """For each token of the rows which of the texts' tokens it is; a special one is -1.
+
+        Args:
+            offsets: As in ``arrange``, of texts that hold no more than stays of them.
+        """
+        pieces = [piece._replace(ids=(-1,) * len(piece.ids)) for piece in self.frame.pieces]
+        rows, _ = Layout(Frame(tuple(pieces))).arrange(np.arange(offsets[-1], dtype=np.int32), offsets)
+        return rows.ids
+
     def too_long(self, offsets: Int64Array) -> dict[int, str]:
         """The rows that cannot be made, and why: the text that may not be cut leaves nothing of the other.
 

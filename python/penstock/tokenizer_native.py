@@ -66,6 +66,7 @@ class NativeEngine(TokenizersEngine):
         self.frame(1, add_special_tokens=True)
         self._lock = threading.Lock()
         self._loaded: Any = None
+        self._processor: Any = None
         self.num_inexact = 0
 
     @property
@@ -174,7 +175,8 @@ class NativeEngine(TokenizersEngine):
         """What `tokenizers` makes of the file; made when it is first needed, which it seldom is."""
         with self._lock:
             if self._loaded is None:
-                self._loaded = TokenizersEngine(self._json, self._place, self.reason)._loaded
+                package = TokenizersEngine(self._json, self._place, self.reason)
+                self._processor, self._loaded = package._processor, package._loaded
         return self._loaded
 
 
