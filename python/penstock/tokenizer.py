@@ -444,6 +444,15 @@ class Tokenizer:
         """Why this engine."""
         return self._engine.reason
 
+    @property
+    def num_fallbacks(self) -> int:
+        """How many texts so far the native engine left to the `tokenizers` package, which is slower.
+
+        Such a text holds something that the engine does not know exactly. Counted by all threads and views
+        together; 0 where that package does all the work (``engine``).
+        """
+        return self._engine.num_inexact
+
     def _layout(self, pairs: Texts | None, *, add_special_tokens: bool, **options: Any) -> Layout:
         return Layout(
             frame=self._frame(1 if pairs is None else 2, add_special_tokens),

@@ -47,6 +47,7 @@ class TokenizersEngine:
     """
 
     name = "tokenizers"
+    num_inexact = 0  # texts that another engine left to this one
 
     def __init__(self, text: str, place: str, reason: str) -> None:
         self.reason = reason

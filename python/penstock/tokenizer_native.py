@@ -160,7 +160,8 @@ class NativeEngine(TokenizersEngine):
         if not status.any():
             return ids, offsets
         odd = np.flatnonzero(status).tolist()
-        self.num_inexact += int(np.count_nonzero(status == INEXACT))
+        with self._lock:
+            self.num_inexact += int(np.count_nonzero(status == INEXACT))
         why: dict[int, str] = {}
         more, more_offsets = super()._tokens([texts[at] for at in odd], why)
         reasons |= {odd[at]: reason for at, reason in why.items()}

@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 
 from penstock.sink import read_parts
+from penstock.tokenizer import Tokenizer
 from test_cli import invoke, write_rows
 
 
@@ -82,6 +83,15 @@ def test_a_broken_row_says_why_and_its_neighbours_do_not_care(tiny_bpe: Path, tm
     assert "rows.jsonl, row 2:" in rows[1]["error"]
     assert rows[1]["input_ids"] is rows[1]["num_tokens"] is None
     assert rows[3]["input_ids"] == []
+
+
+def test_texts_left_to_the_package_are_counted(
+    corpus: Path, tiny_bpe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("tokenize", corpus, "--tokenizer", tiny_bpe, "--count", "--quiet")
+    assert "left to" not in invoke(*command).stdout
+    monkeypatch.setattr(Tokenizer, "num_fallbacks", 1_234)
+    assert "1,234 left to the tokenizers package" in invoke(*command).stdout
 
 
 def test_count_prints_numbers_and_writes_nothing(corpus: Path, tiny_bpe: Path, tmp_path: Path) -> None:

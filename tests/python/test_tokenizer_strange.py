@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from penstock.errors import TokenizerError
+from penstock.errors import RowTokenizerError, TokenizerError
 from penstock.tokenizer import Tokenizer
 from penstock.tokenizer_engine import TokenizersEngine
 from penstock.tokenizer_native import NativeEngine
@@ -270,23 +272,70 @@ def test_a_very_long_word_is_neither_slow_nor_wrong(twins: Twins) -> None:
     twins.check(["x" * 3_000, "水" * 1_000, "ab" * 1_500, "1" * 3_000, " " * 1_000 + "a"])
 
 
-def test_a_text_the_engine_does_not_know_is_left_to_the_package(tiny_bpe: Path) -> None:
+class Doubtful:
+    """A native engine that is not sure of texts with water in them."""
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+
+    def encode_rows(self, texts: Any, pairs: Any, frame: Any, with_types: bool) -> Any:
+        ids, offsets, types, sizes, status = self._native.encode_rows(texts, pairs, frame, with_types)
+        keep = self._is_sure(texts) if pairs is None else self._is_sure(texts) & self._is_sure(pairs)
+        lengths = np.diff(offsets) * keep
+        token_stays = np.repeat(keep, np.diff(offsets))
+        types = None if types is None else types[token_stays]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return ids[token_stays], offsets, types, sizes, np.where(keep, status, 2)
+
+    def count_rows(self, texts: Any, frame: Any) -> Any:
+        counts, status = self._native.count_rows(texts, frame)
+        keep = self._is_sure(texts)
+        return counts * keep, np.where(keep, status, 2)
+
+    def _is_sure(self, texts: Any) -> Any:
+        return np.array(["water" not in str(text) for text in texts])
+
+
+@pytest.mark.parametrize("folder", ["tiny_bpe", "tiny_wordpiece"])
+def test_a_text_the_engine_does_not_know_is_left_to_the_package(
+    folder: str, request: pytest.FixtureRequest
+) -> None:
     """Rows that the engine gives back unread are made by `tokenizers`, among those that it made."""
-    twins = Twins(tiny_bpe)
-    engine: Any = twins.ours._engine
-    native = engine._native
+    sure, doubtful = (Twins(request.getfixturevalue(folder)) for _ in range(2))
+    engine: Any = doubtful.ours._engine
+    engine._native = Doubtful(engine._native)
+    texts: Any = ["the dam", "the water falls", "", "water", "a turbine", None]
+    doubtful.check(texts[:5])
+    assert doubtful.ours.num_fallbacks == 2
 
-    class Doubtful:
-        def encode_rows(self, texts: Any, pairs: Any, frame: Any, with_types: bool) -> Any:
-            ids, offsets, types, sizes, status = native.encode_rows(texts, pairs, frame, with_types)
-            keep = np.array(["water" not in text for text in texts])
-            lengths = np.diff(offsets) * keep
-            ids = ids[np.repeat(keep, np.diff(offsets))]
-            return ids, np.concatenate([[0], np.cumsum(lengths)]), types, sizes, np.where(keep, status, 2)
+    def compare(call: str, num_texts: int, *arguments: Any, **options: Any) -> None:
+        before = doubtful.ours.num_fallbacks
+        found, want = (getattr(each.ours, call)(*arguments, **options) for each in (doubtful, sure))
+        assert str(found) == str(want)
+        assert doubtful.ours.num_fallbacks - before == num_texts
 
-    engine._native = Doubtful()
-    twins.check(["the dam", "the water falls", "", "water", "a turbine"])
-    assert engine.num_inexact == 2
+    for column in (texts, pa.array(texts)):
+        compare("encode_rows", 2, column)
+        compare("encode_rows", 2, column, max_length=3)
+        compare("encode_rows", 4, column, column[::-1], max_length=4)
+        compare("encode_rows", 2, column, max_length=4, stride=1)
+    compare("count_batch", 2, texts[:5])
+    compare("encode_padded", 2, texts[:5])
+    compare("encode_packed", 2, texts[:5])
+    compare("encode_batch", 0, ["the dam", "a turbine"])
+    with pytest.raises(RowTokenizerError, match="row 6: the text is null"):
+        doubtful.ours.count_batch(texts)
+    assert sure.ours.num_fallbacks == 0
+
+
+def test_texts_left_to_the_package_are_counted_by_all_threads(tiny_bpe: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(tiny_bpe)
+    engine: Any = tokenizer._engine
+    engine._native = Doubtful(engine._native)
+    with ThreadPoolExecutor(8) as pool:
+        views = (tokenizer, tokenizer.with_bos(0))
+        list(pool.map(lambda turn: views[turn % 2].encode_batch(["water", "dam", "water"]), range(400)))
+    assert [view.num_fallbacks for view in views] == [800, 800]
 
 
 @pytest.mark.proof

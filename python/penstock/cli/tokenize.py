@@ -171,6 +171,8 @@ class _Job:
         """What was done, one thing a line."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         notes = [f"{self.num_errors:,} with an error"] if self.num_errors else []
+        if self.tokenizer.num_fallbacks:
+            notes.append(f"{self.tokenizer.num_fallbacks:,} left to the tokenizers package")
         if self.num_skipped_rows:
             notes.append(f"{self.num_skipped_rows:,} more were finished before")
         lines = [
