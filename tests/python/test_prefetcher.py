@@ -544,7 +544,7 @@ def test_a_second_live_pass_is_refused(tiny_bpe: Path) -> None:
 
 def test_stats_say_who_waited() -> None:
     def load(key: int) -> list[int]:
-        time.sleep(0.02)
+        time.sleep(0.05)
         return [key]
 
     with Prefetcher(range(20), None, load=load, device="cpu", num_workers=1, max_batch_rows=1) as batches:
@@ -557,7 +557,7 @@ def test_stats_say_who_waited() -> None:
     assert "loading is the bottleneck; raise num_workers" in str(slow_load)
     with Prefetcher(range(20), None, load=lambda key: [key], device="cpu", max_batch_rows=1) as batches:
         for _ in batches:
-            time.sleep(0.02)
+            time.sleep(0.05)
         slow_loop = batches.stats()
     assert slow_loop.bottleneck == "model"
     assert "the model is the bottleneck" in str(slow_loop)
