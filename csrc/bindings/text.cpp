@@ -68,30 +68,33 @@ void read_strings(const ArrowArray& array, std::vector<Text>& out) {
     }
 }
 
-// Writes the UTF-8 of units [0, count); false at a lone surrogate.
+// Writes the UTF-8 of units [0, count), and says where it ends; null at a lone surrogate. There is room for the
+// longest that these may take.
 template <class Unit>
-bool transcode(const Unit* units, std::size_t count, std::string& out) {
-    constexpr std::size_t kLongest = sizeof(Unit) == 1 ? 2 : sizeof(Unit) == 2 ? 3 : 4;
-    out.resize(kLongest * count);  // keeps its memory from text to text
-    char* at = out.data();
-    std::size_t i = 0;
-    while (i < count) {
-        if constexpr (sizeof(Unit) == 1) {
-            for (std::uint64_t eight; count - i >= 8; i += 8, at += 8) {
-                std::memcpy(&eight, units + i, 8);
-                if ((eight & 0x8080808080808080u) != 0) break;
-                std::memcpy(at, &eight, 8);
+char* transcode(const Unit* units, std::size_t count, char* at) noexcept {
+    constexpr std::size_t kBlock = 16;
+    while (count > 0) {
+        const std::size_t size = std::min(count, kBlock);
+        if (size == kBlock) {
+            // For the compiler's vectoriser: most texts of any script hold long stretches of ASCII.
+            Unit all = 0;
+            for (std::size_t i = 0; i < kBlock; ++i) all = static_cast<Unit>(all | units[i]);
+            if (all < 0x80) {
+                for (std::size_t i = 0; i < kBlock; ++i) at[i] = static_cast<char>(units[i]);
+                at += kBlock, units += kBlock, count -= kBlock;
+                continue;
             }
-            if (i == count) break;
         }
-        const auto rune = static_cast<text::Rune>(units[i++]);
-        if constexpr (sizeof(Unit) > 1) {
-            if (rune >= 0xd800 && rune < 0xe000) return false;
+        for (const Unit* const end = units + size; units != end; ++units) {
+            const auto rune = static_cast<text::Rune>(*units);
+            if constexpr (sizeof(Unit) > 1) {
+                if (rune >= 0xd800 && rune < 0xe000) return nullptr;
+            }
+            at += text::encode(rune, at);
         }
-        at += text::encode(rune, at);
+        count -= size;
     }
-    out.resize(static_cast<std::size_t>(at - out.data()));
-    return true;
+    return at;
 }
 
 }  // namespace
@@ -139,42 +142,48 @@ void Texts::read_arrow(const py::object& source) {
     owners_.push_back(capsules);
 }
 
-TextSource::TextSource(const Text& text, std::string& buffer) : text_(text), buffer_(buffer) {}
+TextSource::TextSource(const Text& text, Buffer& buffer) : text_(text), buffer_(buffer) {}
+
+template <class Unit>
+std::string_view TextSource::transcoded() {
+    constexpr std::size_t kLongest = sizeof(Unit) == 1 ? 2 : sizeof(Unit) == 2 ? 3 : 4;
+    char* const begin = buffer_.room_for(kLongest * num_read_ + 1);
+    char* const end = transcode(static_cast<const Unit*>(text_.data), num_read_, begin);
+    is_valid_ = end != nullptr;
+    return is_valid_ ? std::string_view(begin, end) : std::string_view();
+}
 
 std::string_view TextSource::head(std::size_t num_bytes) {
     // Each unit makes one byte at least.
     num_read_ = text_.kind == Text::Kind::ascii ? text_.length : std::min(text_.length, num_bytes);
+    std::string_view bytes;
     switch (text_.kind) {
         case Text::Kind::ascii:
-            num_bytes_ = text_.length;
-            return {static_cast<const char*>(text_.data), text_.length};
+            bytes = {static_cast<const char*>(text_.data), text_.length};
+            break;
         case Text::Kind::bytes: {
             const std::string_view all(static_cast<const char*>(text_.data), text_.length);
             while (num_read_ < all.size() && text::is_continuation(all[num_read_])) ++num_read_;
             is_valid_ = text::is_utf8(all.substr(0, num_read_));
-            num_bytes_ = num_read_;
-            if (is_valid_) return all.substr(0, num_read_);
+            if (is_valid_) bytes = all.substr(0, num_read_);
             break;
         }
         case Text::Kind::latin1:
-            is_valid_ = transcode(static_cast<const std::uint8_t*>(text_.data), num_read_, buffer_);
+            bytes = transcoded<std::uint8_t>();
             break;
         case Text::Kind::ucs2:
-            is_valid_ = transcode(static_cast<const std::uint16_t*>(text_.data), num_read_, buffer_);
+            bytes = transcoded<std::uint16_t>();
             break;
         case Text::Kind::ucs4:
-            is_valid_ = transcode(static_cast<const std::uint32_t*>(text_.data), num_read_, buffer_);
+            bytes = transcoded<std::uint32_t>();
             break;
         case Text::Kind::none:
             is_valid_ = false;
             break;
     }
-    if (is_valid_) {
-        num_bytes_ = buffer_.size();
-        return buffer_;
-    }
-    num_read_ = text_.length;
-    return {};
+    if (!is_valid_) num_read_ = text_.length;
+    num_bytes_ = bytes.size();
+    return bytes;
 }
 
 bool TextSource::is_all() const noexcept { return num_read_ == text_.length; }

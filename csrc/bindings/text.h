@@ -5,7 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <string>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -42,10 +42,28 @@ class Texts {
     std::vector<py::object> owners_;
 };
 
+// Memory to write a text to: nothing is zeroed, and nothing kept when it grows.
+class Buffer {
+  public:
+    char* room_for(std::size_t size) {
+        if (size > capacity_) {
+            bytes_.reset();
+            capacity_ = 0;
+            bytes_ = std::make_unique_for_overwrite<char[]>(size);
+            capacity_ = size;
+        }
+        return bytes_.get();
+    }
+
+  private:
+    std::unique_ptr<char[]> bytes_;
+    std::size_t capacity_ = 0;
+};
+
 // A text as UTF-8: its own memory, or transcoded into a buffer as far as it is read. Needs no GIL.
 class TextSource final : public text::Source {
   public:
-    TextSource(const Text& text, std::string& buffer);
+    TextSource(const Text& text, Buffer& buffer);
 
     std::string_view head(std::size_t num_bytes) override;
     bool is_all() const noexcept override;
@@ -57,8 +75,11 @@ class TextSource final : public text::Source {
     std::size_t num_bytes() const noexcept { return num_bytes_; }
 
   private:
+    template <class Unit>
+    std::string_view transcoded();
+
     Text text_;
-    std::string& buffer_;
+    Buffer& buffer_;
     std::size_t num_read_ = 0;  // in units
     std::size_t num_bytes_ = 0;
     bool is_valid_ = true;

@@ -6,11 +6,13 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,9 +30,9 @@ using text::Tokenizer;
 using Token = py::typing::Tuple<py::str, py::int_, py::bool_, py::bool_, py::bool_>;
 using Numbers = py::array_t<std::int64_t>;
 using Bytes = py::array_t<std::uint8_t>;
-using EncodedRows =
-    py::typing::Tuple<py::array_t<text::Id>, Numbers, py::typing::Optional<Bytes>, Numbers, Bytes>;
-using CountedRows = py::typing::Tuple<Numbers, Bytes>;
+using EncodedRows = py::typing::Tuple<py::array_t<text::Id>, Numbers, py::typing::Optional<Bytes>, Numbers,
+                                      py::typing::Optional<Bytes>>;
+using CountedRows = py::typing::Tuple<Numbers, py::typing::Optional<Bytes>>;
 
 // What became of a text. The numbers are those that Python reads.
 enum Status : std::uint8_t { kDone = 0, kNoText = 1, kInexact = 2, kTooLong = 3 };
@@ -43,16 +45,37 @@ Status status_of(text::Outcome outcome, bool is_text) noexcept {
 // Rows as they grow.
 struct Rows {
     Ids ids;
-    std::vector<std::int64_t> offsets{0};
+    std::vector<std::int64_t> offsets;
     std::vector<std::uint8_t> type_ids;
     std::vector<std::int64_t> num_bytes;
     std::vector<std::uint8_t> status;
+    bool are_done = true;
 
+    explicit Rows(std::size_t count) {
+        offsets.reserve(count + 1);
+        num_bytes.reserve(count);
+        status.reserve(count);
+        offsets.push_back(0);
+    }
     void close_row(Status how) {
         offsets.push_back(static_cast<std::int64_t>(ids.size()));
         status.push_back(how);
+        are_done = are_done && how == kDone;
     }
 };
+
+// About as many ids as the texts will make, rather too many: what is not used is given back.
+std::size_t likely_ids(const Texts& texts, const Frame& frame) {
+    std::size_t count = 0;
+    const std::size_t special = frame.num_special();
+    const std::size_t room = frame.max_length ? *frame.max_length - special : std::string_view::npos;
+    for (std::size_t row = 0; row < texts.size(); ++row) {
+        const Text& text = texts[row];
+        const bool is_wide = text.kind == Text::Kind::ucs2 || text.kind == Text::Kind::ucs4;
+        count += special + std::min(room, is_wide ? text.length / 2 : text.length / 3);
+    }
+    return count;
+}
 
 // An array over memory that `owner` holds; nothing is copied.
 template <class Element, class Owner>
@@ -74,6 +97,11 @@ py::array_t<Element> array_of(std::vector<Element> values) {
     Element* const data = owner->data();
     const std::size_t size = owner->size();
     return array_over(std::move(owner), data, size);
+}
+
+// None: all rows are done.
+py::object status_array(std::vector<std::uint8_t> status, bool are_done) {
+    return are_done ? py::object(py::none()) : py::object(array_of(std::move(status)));
 }
 
 // Borrows a workspace for the time of a call.
@@ -114,11 +142,12 @@ EncodedRows encode_rows(const Tokenizer& tokenizer, const py::object& texts, con
         throw py::value_error("pairs: " + std::to_string(second.size()) + " for " +
                               std::to_string(first.size()) + " texts; give one each");
     }
-    Rows rows;
+    Rows rows(first.size());
     run([&] {
         const Borrowed workspace(tokenizer);
-        std::string buffers[2];
-        rows.offsets.reserve(first.size() + 1);
+        Buffer buffers[2];
+        rows.ids.reserve(likely_ids(first, frame) + likely_ids(second, frame));
+        if (with_types) rows.type_ids.reserve(likely_ids(first, frame) + likely_ids(second, frame));
         for (std::size_t row = 0; row < first.size(); ++row) {
             TextSource one(first[row], buffers[0]);
             TextSource other(is_pair ? second[row] : Text{}, buffers[1]);
@@ -133,19 +162,24 @@ EncodedRows encode_rows(const Tokenizer& tokenizer, const py::object& texts, con
             rows.num_bytes.push_back(static_cast<std::int64_t>((is_pair ? other : one).num_bytes()));
             rows.close_row(status);
         }
+        rows.ids.shrink();
     });
     const py::object type_ids = with_types ? py::object(array_of(std::move(rows.type_ids))) : py::none();
     return py::make_tuple(array_of(std::move(rows.ids)), array_of(std::move(rows.offsets)), type_ids,
-                          array_of(std::move(rows.num_bytes)), array_of(std::move(rows.status)));
+                          array_of(std::move(rows.num_bytes)),
+                          status_array(std::move(rows.status), rows.are_done));
 }
 
 CountedRows count_rows(const Tokenizer& tokenizer, const py::object& texts, const Frame& frame) {
     const Texts all(texts);
     std::vector<std::int64_t> counts;
     std::vector<std::uint8_t> status;
+    bool are_done = true;
     run([&] {
         const Borrowed workspace(tokenizer);
-        std::string buffer;
+        Buffer buffer;
+        counts.reserve(all.size());
+        status.reserve(all.size());
         Ids ids;
         TextSource none(Text{}, buffer);
         for (std::size_t row = 0; row < all.size(); ++row) {
@@ -153,10 +187,11 @@ CountedRows count_rows(const Tokenizer& tokenizer, const py::object& texts, cons
             TextSource one(all[row], buffer);
             const text::Outcome outcome = tokenizer.encode_row(one, none, frame, *workspace, ids, nullptr);
             status.push_back(status_of(outcome, one.is_valid()));
+            are_done = are_done && status.back() == kDone;
             counts.push_back(status.back() == kDone ? static_cast<std::int64_t>(ids.size()) : 0);
         }
     });
-    return py::make_tuple(array_of(std::move(counts)), array_of(std::move(status)));
+    return py::make_tuple(array_of(std::move(counts)), status_array(std::move(status), are_done));
 }
 
 std::vector<text::AddedToken> added_tokens(const std::vector<Token>& tokens) {
@@ -219,7 +254,7 @@ in a text before it is normalized; None: nobody knows, so no long text is read i
              R"(Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.
 
 Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
-text as far as it was read, and status uint8[rows]: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
+text as far as it was read, and, if some row is not done, status uint8[rows], else None: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
 known exactly: `tokenizers` must do it, 3 the text that may not be cut fills the row. A row that is not done has no
 tokens.)")
         .def("count_rows", count_rows, py::arg("texts"), py::arg("frame"),

@@ -88,6 +88,7 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
 
 // The first place from here on where a token may begin.
 std::size_t AddedTokens::candidate(std::string_view text, std::size_t from) const noexcept {
+    if (firsts_.size() == 1) return std::min(text.find(firsts_[0], from), text.size());
 #if defined(__SSE2__)
     if (!firsts_.empty()) {
         __m128i wanted[kFew];

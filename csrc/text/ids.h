@@ -30,6 +30,14 @@ class Ids {
             grow(size_ + count);
         return ids_.get() + size_;
     }
+    // Makes room for so many ids in all, so that no memory is moved until there are more.
+    void reserve(std::size_t count) {
+        if (count > capacity_) set_capacity(count);
+    }
+    // Gives memory back that is not used, where it is much.
+    void shrink() {
+        if (capacity_ - size_ > size_ / 4) set_capacity(size_);
+    }
     void grow_by(std::size_t count) noexcept { size_ += count; }
 
     void push(Id id) {
@@ -54,12 +62,13 @@ class Ids {
         void operator()(Id* ids) const noexcept { std::free(ids); }
     };
 
-    void grow(std::size_t least) {
-        const std::size_t capacity = least < 2 * capacity_ ? 2 * capacity_ : least + 64;
-        void* const larger = std::realloc(ids_.get(), capacity * sizeof(Id));
-        if (larger == nullptr) throw std::bad_alloc();
+    void grow(std::size_t least) { set_capacity(least < 2 * capacity_ ? 2 * capacity_ : least + 64); }
+    void set_capacity(std::size_t capacity) {
+        // Never of no bytes, for which realloc() may say null.
+        void* const moved = std::realloc(ids_.get(), (capacity + 1) * sizeof(Id));
+        if (moved == nullptr) throw std::bad_alloc();
         (void)ids_.release();
-        ids_.reset(static_cast<Id*>(larger));
+        ids_.reset(static_cast<Id*>(moved));
         capacity_ = capacity;
     }
 

@@ -162,7 +162,7 @@ class Tokenizer:
         """
     def count_rows(
         self, texts: typing.Any, frame: Frame
-    ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8]]:
+    ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8] | None]:
         """
         Blocks, without the GIL. How many tokens encode_rows() would make, int64[rows], and its status.
         """
@@ -173,13 +173,13 @@ class Tokenizer:
         numpy.typing.NDArray[numpy.int64],
         numpy.typing.NDArray[numpy.uint8] | None,
         numpy.typing.NDArray[numpy.int64],
-        numpy.typing.NDArray[numpy.uint8],
+        numpy.typing.NDArray[numpy.uint8] | None,
     ]:
         """
         Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.
 
         Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
-        text as far as it was read, and status uint8[rows]: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
+        text as far as it was read, and, if some row is not done, status uint8[rows], else None: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
         known exactly: `tokenizers` must do it, 3 the text that may not be cut fills the row. A row that is not done has no
         tokens.
         """

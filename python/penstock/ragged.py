@@ -56,9 +56,9 @@ class Ragged:
     def __post_init__(self) -> None:
         _check(self.ids, "ids", np.int32, None)
         _check(self.offsets, "offsets", np.int64, None)
-        ends = (0, len(self.ids))
-        is_flat = len(self.offsets) > 0 and (self.offsets[0], self.offsets[-1]) == ends
-        if not is_flat or (len(self) > 1 and np.any(self.lengths < 0)):
+        offsets, size = self.offsets, len(self.ids)
+        is_flat = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == size
+        if not is_flat or (len(offsets) > 2 and (offsets[1:] < offsets[:-1]).any()):
             raise ConfigError(
                 f"offsets: must begin with 0, never fall, and end with the number of ids ({len(self.ids):,})"
             )
@@ -73,7 +73,10 @@ class Ragged:
     @property
     def lengths(self) -> Int64Array:
         """``int64[rows]``: the number of tokens of each row."""
-        return np.diff(self.offsets)
+        lengths: Int64Array = (
+            self.offsets[1:] - self.offsets[:-1]
+        )  # np.diff() takes twice as long for few rows
+        return lengths
 
     @property
     def num_inputs(self) -> int:

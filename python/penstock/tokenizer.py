@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Packed", "Ragged", "Tokenizer"]
 
+MAX_LAYOUTS = 64
+
 
 class _Begin(NamedTuple):
     """How the rows of a ``with_bos`` view begin."""
@@ -57,6 +59,7 @@ class Tokenizer:
         self._engine = found.engine
         self._vocab_size = found.engine.vocab_size
         self._begin = begin
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
 
     @classmethod
     def from_pretrained(cls, source: Any, *, revision: str | None = None) -> Tokenizer:
@@ -156,14 +159,8 @@ class Tokenizer:
         Raises:
             ConfigError: An argument cannot be right.
         """
-        layout = self._layout(
-            pairs,
-            max_length=max_length,
-            truncation=truncation,
-            pair_truncation=pair_truncation,
-            stride=stride,
-            add_special_tokens=add_special_tokens,
-        )
+        num_texts = 1 if pairs is None else 2
+        layout = self._layout(num_texts, add_special_tokens, max_length, truncation, pair_truncation, stride)
         return self._engine.encode(texts, pairs, layout)
 
     def encode_padded(
@@ -309,13 +306,8 @@ class Tokenizer:
         """
         if unit not in ("char", "byte"):
             raise ConfigError(f'unit={unit!r}: must be "char" or "byte"')
-        layout = self._layout(
-            pairs,
-            max_length=max_length,
-            truncation=truncation,
-            pair_truncation=pair_truncation,
-            add_special_tokens=add_special_tokens,
-        )
+        num_texts = 1 if pairs is None else 2
+        layout = self._layout(num_texts, add_special_tokens, max_length, truncation, pair_truncation)
         return self._engine.spans(texts, pairs, layout, unit)
 
     def count_batch(
@@ -376,6 +368,7 @@ class Tokenizer:
         view = object.__new__(Tokenizer)
         view.__dict__ |= self.__dict__
         view._begin = _Begin(None if bos_id is None else operator.index(bos_id))
+        view._layouts = {}
         return view
 
     def num_special_tokens(self, pair: bool = False) -> int:
@@ -453,13 +446,32 @@ class Tokenizer:
         """
         return self._engine.num_inexact
 
-    def _layout(self, pairs: Texts | None, *, add_special_tokens: bool, **options: Any) -> Layout:
-        return Layout(
-            frame=self._frame(1 if pairs is None else 2, add_special_tokens),
-            scored=self._begin is not None,
-            with_types="token_type_ids" in self._settings.model_input_names,
-            **options,
-        )
+    def _layout(
+        self,
+        num_texts: int,
+        add_special_tokens: bool,
+        max_length: int | None,
+        truncation: Side,
+        pair_truncation: PairTruncation,
+        stride: int | None = None,
+    ) -> Layout:
+        """What rows look like. Few calls of a program differ in that, so it is kept."""
+        key = (num_texts, add_special_tokens, max_length, truncation, pair_truncation, stride)
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = Layout(
+                frame=self._frame(num_texts, add_special_tokens),
+                max_length=max_length,
+                truncation=truncation,
+                pair_truncation=pair_truncation,
+                stride=stride,
+                scored=self._begin is not None,
+                with_types="token_type_ids" in self._settings.model_input_names,
+            )
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = layout
+        return layout
 
     def _frame(self, num_texts: int, add_special_tokens: bool) -> Frame:
         if self._begin is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from penstock.ragged import Int32Array, Int64Array, Ragged
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 IntArray: TypeAlias = Int32Array | Int64Array
 Out: TypeAlias = "Mapping[str, IntArray] | None"
 
@@ -57,7 +59,8 @@ def pad(
         raise ConfigError(f"multiple_of={padding.multiple_of}: must be at least 1")
     if padding.side not in ("right", "left"):
         raise ConfigError(f'padding_side={padding.side!r}: must be "right" or "left"')
-    width = -(-int(rows.lengths.max(initial=1)) // padding.multiple_of) * padding.multiple_of
+    longest = max(1, _longest(rows))
+    width = -(-longest // padding.multiple_of) * padding.multiple_of
     element = _dtype(dtype, out)
     arrays = {name: _room(out, name, (len(rows), width), element) for name in names}
     lengths = None
@@ -94,13 +97,13 @@ def pack(rows: Ragged, first_position: int, dtype: npt.DTypeLike | None, out: Ou
         raise ConfigError(
             f"cu_seqlens counts to {most:,} only, and there are {size:,} tokens; give fewer rows"
         )
-    max_seqlen = int(rows.lengths.max(initial=0))
+    max_seqlen = _longest(rows)
     if not 0 <= first_position <= most - max_seqlen:
         raise ConfigError(f"first_position={first_position}: must be from 0 to {most - max_seqlen:,}")
     element = _dtype(dtype, out)
     input_ids, position_ids = (_room(out, name, (size,), element) for name in ("input_ids", "position_ids"))
     types = None if rows.type_ids is None else _room(out, "token_type_ids", (size,), element)
-    cu_seqlens: Any = _room(out, "cu_seqlens", (len(rows) + 1,), np.dtype(np.int32))
+    cu_seqlens: Any = _room(out, "cu_seqlens", (len(rows) + 1,), INT32)
     _core.pack(
         rows.ids,
         rows.offsets[:-1],
@@ -116,15 +119,21 @@ def pack(rows: Ragged, first_position: int, dtype: npt.DTypeLike | None, out: Ou
     return Packed(input_ids.reshape(1, size), position_ids.reshape(1, size), cu_seqlens, max_seqlen, types)
 
 
+def _longest(rows: Ragged) -> int:
+    return int(rows.lengths.max()) if len(rows) else 0
+
+
 def _dtype(dtype: npt.DTypeLike | None, out: Out) -> np.dtype[Any]:
     """That of the arrays to make: ``dtype``, or else that of ``out``, or else int64."""
     if dtype is None:
-        dtype = np.dtype(np.int64) if out is None or "input_ids" not in out else out["input_ids"].dtype
+        if out is None or "input_ids" not in out:
+            return INT64
+        dtype = out["input_ids"].dtype
     try:
         wanted = np.dtype(dtype)
     except TypeError:
         wanted = np.dtype(object)
-    if wanted not in (np.int64, np.int32):
+    if wanted not in (INT64, INT32):
         raise ConfigError(f"dtype={dtype}: must be int64 or int32")
     return wanted
 
@@ -135,7 +144,7 @@ def _room(out: Out, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     memory = out.get(name)
     if memory is None:
         raise ConfigError(f"out: holds no {name!r}, which is written to")
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     is_plain = memory.flags.c_contiguous and memory.flags.writeable
     if memory.dtype != dtype or not is_plain or memory.size < size:
         needed = " rows of ".join(f"{number:,}" for number in shape)

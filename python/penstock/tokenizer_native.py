@@ -93,7 +93,7 @@ class NativeEngine(TokenizersEngine):
             texts, pairs, _frame_of(layout), layout.with_types
         )
         rows = Ragged(ids, offsets, type_ids)
-        if not status.any():
+        if status is None:
             return rows, {}
         odd, more, failures = self._odd(texts, pairs, layout, status)
         return filled(rows, odd, more), failures
@@ -116,7 +116,7 @@ class NativeEngine(TokenizersEngine):
         made = [
             self._native.encode_rows(each, None, _PLAIN, False) for each in (texts, pairs) if each is not None
         ]
-        if any(status.any() for *_, status in made):
+        if any(status is not None for *_, status in made):
             return None
         ids, offsets, _, sizes, _ = made[-1]
         all_ids, all_offsets = made[0][:2]
@@ -148,7 +148,7 @@ class NativeEngine(TokenizersEngine):
         counts: Int64Array
         texts = _readable(texts, "texts")
         counts, status = self._native.count_rows(texts, _frame_of(layout))
-        if status.any():
+        if status is not None:
             odd, more, failures = self._odd(texts, None, layout, status)
             if failures:
                 raise failures[min(failures)]
@@ -157,7 +157,7 @@ class NativeEngine(TokenizersEngine):
 
     def _tokens(self, texts: list[str], reasons: dict[int, str]) -> tuple[Int32Array, Int64Array]:
         ids, offsets, _, _, status = self._native.encode_rows(texts, None, _PLAIN, False)
-        if not status.any():
+        if status is None:
             return ids, offsets
         odd = np.flatnonzero(status).tolist()
         with self._lock:

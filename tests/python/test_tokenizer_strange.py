@@ -272,6 +272,29 @@ def test_a_very_long_word_is_neither_slow_nor_wrong(twins: Twins) -> None:
     twins.check(["x" * 3_000, "水" * 1_000, "ab" * 1_500, "1" * 3_000, " " * 1_000 + "a"])
 
 
+@pytest.mark.parametrize("character", ["é", "水", "\U0001f30a"], ids=["latin1", "ucs2", "ucs4"])
+def test_strings_of_every_width_are_read_whole(tiny_bpe: Path, character: str) -> None:
+    """A wide character at each place of the blocks that strings are read in, once and again."""
+    twins = Twins(tiny_bpe)
+    texts = ["a" * at + character + "b" * (size - at) for size in range(50) for at in range(size + 1)]
+    twins.check(texts)
+    twins.check([text + text[::-1] for text in texts])
+    for max_length in (1, 16, 17):
+        cut = twins.ours.encode_batch(texts, max_length=max_length)
+        whole = twins.ours.encode_batch(texts)
+        assert all(cut.row(at).tolist() == whole.row(at)[:max_length].tolist() for at in range(len(texts)))
+
+
+@pytest.mark.parametrize("beside", ["", "水", "\U0001f30a"])
+def test_a_lone_surrogate_is_found_at_every_place(tiny_bpe: Path, beside: str) -> None:
+    tokenizer = Tokenizer.from_pretrained(tiny_bpe)
+    texts = [beside + "a" * at + "\udc00" + "b" * (40 - at) for at in range(41)]
+    rows, failures = tokenizer.encode_rows(texts)
+    assert len(rows.ids) == 0
+    for at in range(41):
+        assert f"(U+DC00 at character {at + len(beside) + 1})" in str(failures[at])
+
+
 class Doubtful:
     """A native engine that is not sure of texts with water in them."""
 
@@ -285,12 +308,17 @@ class Doubtful:
         token_stays = np.repeat(keep, np.diff(offsets))
         types = None if types is None else types[token_stays]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return ids[token_stays], offsets, types, sizes, np.where(keep, status, 2)
+        return ids[token_stays], offsets, types, sizes, self._status(keep, status)
 
     def count_rows(self, texts: Any, frame: Any) -> Any:
         counts, status = self._native.count_rows(texts, frame)
         keep = self._is_sure(texts)
-        return counts * keep, np.where(keep, status, 2)
+        return counts * keep, self._status(keep, status)
+
+    def _status(self, keep: Any, status: Any) -> Any:
+        if keep.all():
+            return status
+        return np.where(keep, 0 if status is None else status, 2).astype(np.uint8)
 
     def _is_sure(self, texts: Any) -> Any:
         return np.array(["water" not in str(text) for text in texts])
