@@ -7,6 +7,8 @@
 namespace penstock::text {
 namespace {
 
+constexpr std::ptrdiff_t kShort = 8;  // a piece that is not worth a block of the scanner
+
 bool is_scheme(Rule rule) noexcept { return static_cast<std::size_t>(rule) < kNumSchemes; }
 
 }  // namespace
@@ -23,8 +25,11 @@ bool Scheme::ends_behind_letters() const noexcept {
     return std::ranges::any_of(rules_, [](Rule rule) { return is_scheme(rule) || rule == kLetters; });
 }
 
-WordFinder::WordFinder(const Scheme& scheme, std::string_view text) noexcept
-    : rules_(scheme.rules()), at_(text.data()), end_(text.data() + text.size()) {
+WordFinder::WordFinder(const Scheme& scheme, std::string_view text, const Scanner& scanner) noexcept
+    : rules_(scheme.rules()),
+      find_(is_scheme(rules_.back()) ? scanner.finds[static_cast<std::size_t>(rules_.back())] : nullptr),
+      at_(text.data()),
+      end_(text.data() + text.size()) {
     for (std::size_t i = 0; i + 1 < rules_.size(); ++i) piece_ends_[i] = at_;
 }
 
@@ -38,8 +43,8 @@ std::size_t WordFinder::next(std::uint32_t* ends, std::size_t capacity) noexcept
             if (piece_ends_[i] == at_) piece_ends_[i] = rule_end(rules_[i], at_, piece);
             piece = piece_ends_[i];
         }
-        if (is_scheme(last)) {
-            count += scan(last, begin, at_, piece, ends + count, capacity - count);
+        if (find_ != nullptr && piece - at_ > kShort) {
+            count += find_(begin, at_, piece, ends + count, capacity - count);
             at_ = begin + ends[count - 1];
             continue;
         }

@@ -38,7 +38,8 @@ class Scheme {
 // The words of one text, in order. The text is valid UTF-8 shorter than 4 GiB.
 class WordFinder {
   public:
-    WordFinder(const Scheme& scheme, std::string_view text) noexcept;
+    WordFinder(const Scheme& scheme, std::string_view text,
+               const Scanner& scanner = scanners().back()) noexcept;
 
     // Writes where the next words end, as distances from where those of the last call ended. Returns how many: 0
     // only at the end of the text. `capacity` is at least kLeastWords.
@@ -46,6 +47,7 @@ class WordFinder {
 
   private:
     std::span<const Rule> rules_;
+    Scanner::Find find_;  // of the last rule; null: it has no scanner
     const char* at_;
     const char* end_;
     std::array<const char*, Scheme::kMostRules> piece_ends_;  // of each rule but the last; at_: to be found

@@ -213,6 +213,9 @@ class RuneSet {
         }
     }
 
+    // Whether a member may begin at `at`, which may be within a character.
+    bool may_begin(const char* at) const noexcept { return leads_[static_cast<unsigned char>(*at)]; }
+
     bool has(const char* at) const noexcept {
         const auto first = static_cast<unsigned char>(*at);
         if (!leads_[first]) return false;
@@ -274,6 +277,14 @@ const char* next_char(const char* at) noexcept {
     return at + sequence_length(static_cast<unsigned char>(*at));
 }
 
+const char* next_member(const RuneSet& set, const char* at, const char* end) noexcept {
+    while (true) {
+        while (at < end && !set.may_begin(at)) ++at;
+        if (at >= end || set.has(at)) return at;
+        at = next_char(at);
+    }
+}
+
 // [set]{1,most}, or what is before the next.
 const char* run_end(const RuneSet& set, const char* at, const char* end, int most) noexcept {
     if (set.has(at)) {
@@ -282,10 +293,7 @@ const char* run_end(const RuneSet& set, const char* at, const char* end, int mos
         } while (--most > 0 && at < end && set.has(at));
         return at;
     }
-    do {
-        at = next_char(at);
-    } while (at < end && !set.has(at));
-    return at;
+    return next_member(set, next_char(at), end);
 }
 
 // \s?[set]+, or what is before the next.

@@ -1,10 +1,16 @@
 #include "text/scan.h"
 
+#include <array>
 #include <bit>
 #include <cstring>
+#include <map>
+#include <string_view>
+#include <vector>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "text/chars.h"
@@ -28,6 +34,7 @@ struct Traits {
 };
 
 constexpr std::size_t kBlock = 64;
+constexpr std::size_t kBehind = 3;  // bytes behind a block that are read with its last character
 
 // A bit for every byte of a block. Bytes of a longer character have the bits of the character.
 struct Block {
@@ -46,91 +53,43 @@ struct Block {
     Bits inner = 0;       // bytes of a character but its first
 };
 
-template <typename Traits>
-[[gnu::always_inline]] inline Block read_ascii(const char* at) noexcept {
-    Block block;
-#if defined(__SSE2__)
-    for (unsigned i = 0; i < kBlock; i += 16) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + i));
-        const auto mask = [i](__m128i hits) {
-            return Bits{static_cast<std::uint32_t>(_mm_movemask_epi8(hits))} << i;
-        };
-        // Bytes from `first`, `count` of them: wrapped to the least signed values, so one comparison does.
-        const auto among = [](__m128i value, char first, int count) {
-            const __m128i moved = _mm_add_epi8(value, _mm_set1_epi8(static_cast<char>(-128 - first)));
-            return _mm_cmplt_epi8(moved, _mm_set1_epi8(static_cast<char>(-128 + count)));
-        };
-        const auto is = [bytes](char c) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c)); };
-        const __m128i blank = is(' ');
-        block.letter |= mask(among(_mm_or_si128(bytes, _mm_set1_epi8(0x20)), 'a', 26));
-        block.number |= mask(among(bytes, '0', 10));
-        block.blank |= mask(blank);
-        block.space |= mask(_mm_or_si128(blank, among(bytes, '\t', 5)));
-        block.newline |= mask(_mm_or_si128(is('\n'), is('\r')));
-        block.apostrophe |= mask(is('\''));
-        block.wide |= mask(bytes);
-        if constexpr (Traits::kIsCased) {
-            block.upper |= mask(among(bytes, 'A', 26));
-            block.slash |= mask(is('/'));
-        }
-        if constexpr (Traits::kIsDeepSeek) block.sign |= mask(among(bytes, '!', 94));
+// Kinds of the characters that are not ASCII. As most blocks of 64 are alike, these tables stay in the fastest cache,
+// and nothing is asked that the processor would have to guess.
+class WideKinds {
+  public:
+    static const WideKinds& get() {
+        static const auto* const made = new WideKinds;
+        return *made;
     }
-#else
-    for (unsigned i = 0; i < kBlock; ++i) {
-        const char c = at[i];
-        const auto mask = [i](bool hit) { return Bits{hit} << i; };
-        const bool upper = c >= 'A' && c <= 'Z';
-        block.letter |= mask(upper || (c >= 'a' && c <= 'z'));
-        block.number |= mask(c >= '0' && c <= '9');
-        block.blank |= mask(c == ' ');
-        block.space |= mask(c == ' ' || (c >= '\t' && c <= '\r'));
-        block.newline |= mask(is_newline(c));
-        block.apostrophe |= mask(c == '\'');
-        block.wide |= mask((static_cast<unsigned char>(c) & 0x80) != 0);
-        if constexpr (Traits::kIsCased) {
-            block.upper |= mask(upper);
-            block.slash |= mask(c == '/');
-        }
-        if constexpr (Traits::kIsDeepSeek) block.sign |= mask(c > ' ' && c < 0x7f);
-    }
-#endif
-    if constexpr (Traits::kIsCased) block.lower = block.letter & ~block.upper;
-    if constexpr (Traits::kIsDeepSeek) block.sign &= ~(block.letter | block.number);
-    return block;
-}
 
-// Adds the characters that are not ASCII. The first byte of a block begins a character; the last one may reach
-// over its end, where the text goes on.
-template <typename Traits>
-void read_wide(const std::uint8_t* table, const char* at, Block& block) noexcept {
-    for (Bits left = block.wide; left != 0;) {
-        const auto i = static_cast<unsigned>(std::countr_zero(left));
-        const Char c = char_at(table, at + i);
-        const Bits bits = ((Bits{1} << c.length) - 1) << i;
-        const auto where = [bits, kind = unsigned{c.kind}](unsigned one) {
-            return bits & (Bits{0} - Bits{(kind & one) != 0});
-        };
-        left &= ~bits;
-        block.inner |= bits & (bits << 1);
-        block.letter |= where(Traits::kJoinsMarks ? kIsLetter | kIsMark : kIsLetter);
-        block.number |= where(kIsNumber);
-        block.space |= where(kIsSpace);
-        if constexpr (Traits::kIsDeepSeek) block.sign |= where(kIsSign);
-        if constexpr (Traits::kIsCased) {
-            block.upper |= where(kIsUpper);
-            block.lower |= where(kIsLower);
-            block.mark |= where(kIsMark);
+    // Of the character that begins at `at`. Its second byte may be read where it has none.
+    [[gnu::always_inline]] unsigned at(const char* at) const noexcept {
+        const auto byte = [at](int i) { return static_cast<std::size_t>(static_cast<unsigned char>(at[i])); };
+        const std::size_t first = byte(0);
+        if (first >= 0xf0) [[unlikely]]
+            return compute_kind(decode(at));
+        const bool is_long = first >= 0xe0;
+        const std::size_t block = is_long ? (first & 0xf) << 6 | (byte(1) & 0x3f) : first & 0x1f;
+        const std::size_t last = is_long ? byte(2) : byte(1);
+        return kinds_[std::size_t{block_of_[block]} << 6 | (last & 0x3f)];
+    }
+
+  private:
+    WideKinds() {
+        std::map<std::string_view, std::uint16_t> known;
+        for (std::size_t block = 0; block < block_of_.size(); ++block) {
+            const std::uint8_t* const from = kinds() + block * 64;
+            const std::string_view bytes(reinterpret_cast<const char*>(from), 64);
+            const auto number = static_cast<std::uint16_t>(known.size());
+            const auto [found, is_new] = known.emplace(bytes, number);
+            if (is_new) kinds_.insert(kinds_.end(), from, from + 64);
+            block_of_[block] = found->second;
         }
     }
-}
 
-// std::popcount() is a call on the oldest processors that this is built for.
-std::uint32_t count_of(Bits bits) noexcept {
-    bits -= bits >> 1 & 0x5555555555555555u;
-    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
-    bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-    return static_cast<std::uint32_t>(bits * 0x0101010101010101u >> 56);
-}
+    std::array<std::uint16_t, kKindsEnd / 64> block_of_{};
+    std::vector<std::uint8_t> kinds_;
+};
 
 // Bits of first bytes, spread over all bytes of their characters.
 Bits spread(Bits first, Bits inner) noexcept {
@@ -146,156 +105,233 @@ Bits first_of(Bits last, Bits inner) noexcept {
     return last;
 }
 
-// The words that begin in a block, which itself begins with a word. What cannot be told without what comes behind
-// the block, or only with trouble, is left out: the last bit is then the word to go on with.
-template <Rule scheme>
-[[gnu::always_inline]] inline Bits word_begins(const std::uint8_t* table, const char* at, const char* text,
-                                               const char* end) noexcept {
-    using Is = Traits<scheme>;
-    Block block = read_ascii<Is>(at);
-    Bits doubtful = 0;  // nothing from the first of these bits on is sure
-    if (block.wide != 0) {
-        read_wide<Is>(table, at, block);
-        if constexpr (Is::kTakesThreeNumbers) doubtful |= block.number & block.wide;
-    }
-    const Bits letter = block.letter | block.mark;
-    const Bits other = Is::kIsDeepSeek ? block.sign : ~(letter | block.number | block.space);
-    if constexpr (Is::kIsDeepSeek) doubtful |= ~(letter | other | block.space);
-    const Bits letter_begin = letter & ~(letter << 1);
-    const Bits number_begin = block.number & ~(block.number << 1);
-    const Bits other_begin = other & ~(other << 1);
-
-    Bits space = block.space;
-    Bits tail = block.space;  // white space that is not a newline, nor before one
-    Bits begins = 0;
-    if constexpr (!Is::kIsGpt2) {
-        // Newlines right behind other characters belong to them.
-        const Bits newline_begin = block.newline & (other << 1);
-        const Bits taken = block.newline & ~(block.newline + newline_begin);
-        space &= ~taken;
-        if constexpr (Is::kIsCased) doubtful |= block.slash & (taken << 1);
-        // White space up to its last newline is a word. White space between newlines is rare.
-        tail = space & ~block.newline;
-        const Bits behind_newline = tail & ((block.newline & space) << 1);
-        if (((tail + behind_newline) & block.newline & space) != 0) doubtful |= behind_newline;
-        begins |= behind_newline;
-    }
-    begins |= space & ~(space << 1);
-    // The last white space before something else is a word of its own, or the first character of the next.
-    Bits last = tail & ~(block.space >> 1) & (~Bits{0} >> 1);
-    if (block.wide != 0) last = first_of(last, block.inner);
-    begins |= last;
-    // White space that reaches the end of the block is sure only where it begins.
-    if (space >> 63 != 0) {
-        const int run = std::countl_one(space);
-        if (run > 1) doubtful |= Bits{1} << (64 - run + 1);
-    }
-
-    const Bits behind_blank = block.blank << 1;
-    const Bits free_other = other_begin & ~behind_blank;
-    begins |= free_other;
-    if constexpr (Is::kIsGpt2) {
-        begins |= (letter_begin | number_begin) & ~behind_blank;
-        for (Bits left = block.apostrophe & free_other & (letter >> 1); left != 0; left &= left - 1) {
-            const auto i = static_cast<unsigned>(std::countr_zero(left));
-            const std::size_t length = contraction(text + i, end, false);
-            if (length == 0) continue;
-            begins &= ~(Bits{2} << i);
-            if (i + length < kBlock) begins |= Bits{1} << (i + length);
-        }
-    } else if constexpr (Is::kIsDeepSeek) {
-        // One sign of ASCII leads letters of ASCII, and only them.
-        const Bits ascii = letter & ~block.wide;
-        const Bits leading = free_other & ~block.wide & (ascii >> 1);
-        begins |= letter_begin & ~(tail << 1) & ~(leading << 1);
-        begins |= (ascii + (leading << 1)) & ~ascii & letter;
-    } else {
-        const Bits leading = block.wide != 0 ? spread(free_other, block.inner) : free_other;
-        begins |= letter_begin & ~(tail << 1) & ~(leading << 1);
-        begins |= number_begin;
-        if constexpr (Is::kTakesOneNumber) begins |= block.number & ~block.inner;
-        if constexpr (Is::kTakesThreeNumbers) {
-            const Bits fourth =
-                block.number & (block.number << 1) & (block.number << 2) & (block.number << 3);
-            for (Bits groups = number_begin; (groups = (groups << 3) & fourth) != 0;) begins |= groups;
-        }
-        if constexpr (Is::kIsCased) {
-            const Bits both = letter & ~(block.upper | block.lower);
-            begins |= block.upper & ~block.inner & (block.lower << 1);
-            doubtful |= block.upper & ~block.inner & (both << 1);
-            doubtful |= block.mark & ~block.inner & ~(letter << 1);
-        }
-        if constexpr (Is::kIsCased && Is::kHasContractions) {
-            unsigned behind = 0;
-            for (Bits left = block.apostrophe & (letter << 1); left != 0; left &= left - 1) {
-                const auto i = static_cast<unsigned>(std::countr_zero(left));
-                const std::size_t length = contraction(text + i, end, true);
-                if (length == 0 || i == behind) continue;
-                behind = i + static_cast<unsigned>(length);
-                begins &= ~(((Bits{1} << length) - 1) << i);
-                if (behind < kBlock) begins |= Bits{1} << behind;
-            }
-        } else if constexpr (Is::kHasContractions) {
-            for (Bits left = block.apostrophe & free_other & (letter >> 1); left != 0; left &= left - 1) {
-                const auto i = static_cast<unsigned>(std::countr_zero(left));
-                if (const std::size_t length = contraction(text + i, end, true);
-                    length != 0 && i + length < kBlock) {
-                    begins |= Bits{1} << (i + length);
-                }
-            }
-        }
-    }
-    return begins & ((doubtful & (Bits{0} - doubtful)) - 1);
+std::uint32_t count_plainly(Bits bits) noexcept {
+    bits -= bits >> 1 & 0x5555555555555555u;
+    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+    bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return static_cast<std::uint32_t>(bits * 0x0101010101010101u >> 56);
 }
 
-template <Rule scheme>
-std::size_t find(const char* const base, const char* const begin, const char* const end,
-                 std::uint32_t* const ends, std::size_t capacity) noexcept {
-    const std::uint8_t* const table = kinds();
-    std::uint32_t* out = ends;
-    const std::uint32_t* const full = ends + (capacity - kBlock);
-    const char* at = begin;
-    char padded[kBlock + 4];
-    while (at < end && out <= full) {
-        const char* from = at;
-        const auto left = static_cast<std::size_t>(end - at);
-        if (left < kBlock) {
-            std::memcpy(padded, at, left);
-            std::memset(padded + left, ' ', sizeof(padded) - left);
-            from = padded;
-        }
-        Bits bits = word_begins<scheme>(table, from, at, end) & ~Bits{1};
-        if (bits == 0) {
-            at = rule_end(scheme, at, end);
-            *out++ = static_cast<std::uint32_t>(at - base);
-            continue;
-        }
-        // Where to go on is known before the ends are written, four at a time: a loop over each would leave at a
-        // place that no processor foretells.
-        const auto from_base = static_cast<std::uint32_t>(at - base);
-        at += 63 - std::countl_zero(bits);
-        std::uint32_t* to = out;
-        out += count_of(bits);
-        do {
-            for (int i = 0; i < 4; ++i) {
-                *to++ = from_base + static_cast<std::uint32_t>(std::countr_zero(bits | Bits{1} << 63));
-                bits &= bits - 1;
-            }
-        } while (bits != 0);
+// Of each instruction set, the Lanes: the 64 bytes of a block, and which of them (a bit for each) are as asked.
+// among(): from `first` on, `count` of them. letters(): those of ASCII.
+
+namespace plain {
+
+class Lanes {
+  public:
+    explicit Lanes(const char* at) noexcept : at_(at) {}
+
+    Bits is(char c) const noexcept { return among(c, 1); }
+    Bits among(char first, int count) const noexcept {
+        return where([first, count](Bits word) { return is_among(word, first, count); });
     }
-    return static_cast<std::size_t>(out - ends);
+    Bits letters() const noexcept {
+        return where([](Bits word) { return is_among(word | 0x20 * kOnes, 'a', 26); });
+    }
+    Bits high() const noexcept {
+        return where([](Bits word) { return word; });
+    }
+    static std::uint32_t count(Bits bits) noexcept { return count_plainly(bits); }
+
+  private:
+    static constexpr Bits kOnes = 0x0101010101010101u;
+
+    // Eight bytes in a word, the answer in the highest bit of each. The range is in one half of all bytes.
+    static Bits is_among(Bits word, char first, int count) noexcept {
+        const auto begin = static_cast<unsigned char>(first);
+        const Bits low = word & 0x7f * kOnes;
+        const Bits from = low + (0x80u - (begin & 0x7fu)) * kOnes;
+        const Bits behind = low + (0x80u - (begin & 0x7fu) - static_cast<unsigned>(count)) * kOnes;
+        return from & ~behind & (begin < 0x80 ? ~word : word);
+    }
+    template <typename Predicate>
+    Bits where(Predicate&& wanted) const noexcept {
+        Bits bits = 0;
+        for (unsigned i = 0; i < kBlock; i += 8) {
+            Bits word = 0;
+            for (unsigned k = 0; k < 8; ++k) {
+                word |= Bits{static_cast<unsigned char>(at_[i + k])} << (8 * k);
+            }
+            // Multiplied so that the eight answers meet in the highest byte.
+            bits |= ((wanted(word) & 0x80 * kOnes) >> 7) * 0x0102040810204080u >> 56 << i;
+        }
+        return bits;
+    }
+
+    const char* at_;
+};
+
+#include "text/scan.inc"
+
+}  // namespace plain
+
+#if defined(__x86_64__)
+
+namespace sse2 {
+
+class Lanes {
+  public:
+    explicit Lanes(const char* at) noexcept {
+        for (int i = 0; i < 4; ++i) lanes_[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at) + i);
+    }
+
+    Bits is(char c) const noexcept {
+        const __m128i wanted = _mm_set1_epi8(c);
+        return where([wanted](__m128i lane) { return _mm_cmpeq_epi8(lane, wanted); });
+    }
+    Bits among(char first, int count) const noexcept {
+        return where([first, count](__m128i lane) { return is_among(lane, first, count); });
+    }
+    Bits letters() const noexcept {
+        const __m128i bit = _mm_set1_epi8(0x20);
+        return where([bit](__m128i lane) { return is_among(_mm_or_si128(lane, bit), 'a', 26); });
+    }
+    Bits high() const noexcept {
+        return where([](__m128i lane) { return lane; });
+    }
+    static std::uint32_t count(Bits bits) noexcept { return count_plainly(bits); }
+
+  private:
+    // Wrapped to the least signed values, so that one comparison does.
+    static __m128i is_among(__m128i lane, char first, int count) noexcept {
+        const __m128i moved = _mm_add_epi8(lane, _mm_set1_epi8(static_cast<char>(-128 - first)));
+        return _mm_cmplt_epi8(moved, _mm_set1_epi8(static_cast<char>(-128 + count)));
+    }
+    template <typename Predicate>
+    Bits where(Predicate&& wanted) const noexcept {
+        Bits bits = 0;
+        for (int i = 0; i < 4; ++i) {
+            const int hits = _mm_movemask_epi8(wanted(lanes_[i]));
+            bits |= Bits{static_cast<std::uint32_t>(hits)} << (16 * i);
+        }
+        return bits;
+    }
+
+    __m128i lanes_[4];
+};
+
+#include "text/scan.inc"
+
+}  // namespace sse2
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,popcnt"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2,popcnt")
+#endif
+
+namespace avx2 {
+
+class Lanes {
+  public:
+    explicit Lanes(const char* at) noexcept
+        : low_(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))),
+          high_(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at) + 1)) {}
+
+    Bits is(char c) const noexcept {
+        const __m256i wanted = _mm256_set1_epi8(c);
+        return bits_of(_mm256_cmpeq_epi8(low_, wanted), _mm256_cmpeq_epi8(high_, wanted));
+    }
+    Bits among(char first, int count) const noexcept {
+        return bits_of(is_among(low_, first, count), is_among(high_, first, count));
+    }
+    Bits letters() const noexcept {
+        const __m256i bit = _mm256_set1_epi8(0x20);
+        return bits_of(is_among(_mm256_or_si256(low_, bit), 'a', 26),
+                       is_among(_mm256_or_si256(high_, bit), 'a', 26));
+    }
+    Bits high() const noexcept { return bits_of(low_, high_); }
+    static std::uint32_t count(Bits bits) noexcept { return static_cast<std::uint32_t>(std::popcount(bits)); }
+
+  private:
+    static __m256i is_among(__m256i lane, char first, int count) noexcept {
+        const __m256i moved = _mm256_add_epi8(lane, _mm256_set1_epi8(static_cast<char>(-128 - first)));
+        return _mm256_cmpgt_epi8(_mm256_set1_epi8(static_cast<char>(-128 + count)), moved);
+    }
+    static Bits bits_of(__m256i low, __m256i high) noexcept {
+        const auto half = [](int hits) { return Bits{static_cast<std::uint32_t>(hits)}; };
+        return half(_mm256_movemask_epi8(low)) | half(_mm256_movemask_epi8(high)) << 32;
+    }
+
+    __m256i low_;
+    __m256i high_;
+};
+
+#include "text/scan.inc"
+
+}  // namespace avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#elif defined(__aarch64__)
+
+namespace neon {
+
+class Lanes {
+  public:
+    explicit Lanes(const char* at) noexcept {
+        for (int i = 0; i < 4; ++i) lanes_[i] = vld1q_u8(reinterpret_cast<const std::uint8_t*>(at) + 16 * i);
+    }
+
+    Bits is(char c) const noexcept { return among(c, 1); }
+    Bits among(char first, int count) const noexcept {
+        return where([first, count](uint8x16_t lane) { return is_among(lane, first, count); });
+    }
+    Bits letters() const noexcept {
+        return where([](uint8x16_t lane) { return is_among(vorrq_u8(lane, vdupq_n_u8(0x20)), 'a', 26); });
+    }
+    Bits high() const noexcept { return among('\x80', 128); }
+    static std::uint32_t count(Bits bits) noexcept { return count_plainly(bits); }
+
+  private:
+    static uint8x16_t is_among(uint8x16_t lane, char first, int count) noexcept {
+        const uint8x16_t moved = vsubq_u8(lane, vdupq_n_u8(static_cast<std::uint8_t>(first)));
+        return vcltq_u8(moved, vdupq_n_u8(static_cast<std::uint8_t>(count)));
+    }
+    // One bit of each byte, and neighbours added until eight are a byte.
+    template <typename Predicate>
+    Bits where(Predicate&& wanted) const noexcept {
+        static constexpr std::uint8_t kBits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+        const uint8x16_t bits = vld1q_u8(kBits);
+        uint8x16_t hits[4];
+        for (int i = 0; i < 4; ++i) hits[i] = vandq_u8(wanted(lanes_[i]), bits);
+        const uint8x16_t halves = vpaddq_u8(vpaddq_u8(hits[0], hits[1]), vpaddq_u8(hits[2], hits[3]));
+        return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(halves, halves)), 0);
+    }
+
+    uint8x16_t lanes_[4];
+};
+
+#include "text/scan.inc"
+
+}  // namespace neon
+
+#endif
+
+std::vector<Scanner> find_scanners() {
+    std::vector<Scanner> found{{"plain", plain::kFinds}};
+#if defined(__x86_64__)
+    found.push_back({"sse2", sse2::kFinds});
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+        __builtin_cpu_supports("popcnt")) {
+        found.push_back({"avx2", avx2::kFinds});
+    }
+#elif defined(__aarch64__)
+    found.push_back({"neon", neon::kFinds});
+#endif
+    return found;
 }
 
 }  // namespace
 
-std::size_t scan(Rule scheme, const char* base, const char* begin, const char* end, std::uint32_t* ends,
-                 std::size_t capacity) noexcept {
-    using Find = std::size_t (*)(const char*, const char*, const char*, std::uint32_t*, std::size_t) noexcept;
-    static constexpr Find kFinds[kNumSchemes] = {
-        find<Rule::kGpt2>,   find<Rule::kCl100k>,  find<Rule::kQwen2>,  find<Rule::kO200k>,
-        find<Rule::kQwen35>, find<Rule::kMiniCpm>, find<Rule::kTekken>, find<Rule::kDeepSeekV3>,
-    };
-    return kFinds[static_cast<std::size_t>(scheme)](base, begin, end, ends, capacity);
+std::span<const Scanner> scanners() noexcept {
+    static const auto* const found = new std::vector<Scanner>(find_scanners());
+    return *found;
 }
 
 }  // namespace penstock::text

@@ -212,9 +212,9 @@ def test_tiny_tokenizers_agree_on_strange_texts(tiny_twins: Twins) -> None:
 
 
 def test_chains_of_pre_tokenizers_agree_on_strange_texts(chained_twins: Twins) -> None:
-    chained_twins.check(list(islice(strange_texts(6), CI_TEXTS)))
+    chained_twins.check(list(islice(strange_texts(6), CI_TEXTS // 2)))
     chained_twins.check(category_pairs())
-    chained_twins.check(crowded_code_points(step=211))
+    chained_twins.check(crowded_code_points(step=499))
 
 
 def test_real_tokenizers_agree_on_strange_texts(twins: Twins) -> None:
