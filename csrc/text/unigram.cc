@@ -577,6 +577,8 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
                 break;
             }
             if (!now.is_usual || !is_alone || !state.is_plain) continue;
+            // At the begin or the end of a text it stands alone, but behind or before a gap it would be joined.
+            if (joins_gap(now.word) || is_joined_by_gap(stop)) continue;
             // At an end of the text a step could take it off.
             if (lane.has_edges && (is_space(decode(word.data())) || is_space(last_rune(word)))) continue;
             const std::span<const Id> ids = out.all().subspan(mark);

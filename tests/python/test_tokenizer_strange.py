@@ -366,6 +366,13 @@ def test_texts_left_to_the_package_are_counted_by_all_threads(tiny_bpe: Path) ->
     assert [view.num_fallbacks for view in views] == [800, 800]
 
 
+def test_what_joins_its_neighbours_is_never_taken_for_what_stands_alone(twins: Twins) -> None:
+    """A charsmap sees graphemes: a word of a mark or a joiner is another word behind a space."""
+    joining = ["\u200d\u0344", "\u0e33", "\U0001f3fb", "\u0301", "\u200d\u200d", "\u0d4e"]
+    texts = [text for word in joining for text in (word, f"a {word}", f"{word} a", f"a{word}", f"a{word} b")]
+    twins.check(texts + texts)
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(6_000)
 def test_ten_million_strange_texts(twins: Twins) -> None:
