@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -26,6 +27,24 @@ def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) ->
     seconds = json.loads(raw.read_text(encoding="utf-8"))["seconds"]
     assert len(seconds) == 6
     assert all(len(values) == 2 for values in seconds.values())
+    assert bars_of_plots(raw) == [1 + 6, 1 + 6]
+
+
+def bars_of_plots(raw: Path) -> list[int]:
+    """Draws the figures; how many rectangles the light picture has, and the dark one."""
+    subprocess.run([sys.executable, str(BENCHMARKS / "plot.py"), str(raw)], timeout=55, check=True)
+    pictures = [raw.with_name(f"{raw.stem}-{theme}.svg") for theme in ("light", "dark")]
+    return [len(ElementTree.parse(path).findall("{http://www.w3.org/2000/svg}rect")) for path in pictures]
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_every_result_has_pictures_of_its_own_figures(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    assert min(bars_of_plots(copy)) > 2
+    for theme in ("light", "dark"):
+        name = f"{path.stem}-{theme}.svg"
+        assert (tmp_path / name).read_bytes() == path.with_name(name).read_bytes(), "run benchmarks/plot.py"
 
 
 def run_pipeline(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -47,6 +66,7 @@ def test_pipeline_measures_every_part_and_keeps_the_raw_figures(tmp_path: Path) 
     figures = json.loads(raw.read_text(encoding="utf-8"))
     assert [len(values) for values in figures["mb_s"].values()] == [2, 2, 2, 2]
     assert all(run["elapsed_s"] >= run["read"] > 0 for run in figures["prefetcher_s"])
+    assert bars_of_plots(raw) == [1 + 4, 1 + 4]  # the paper is a rectangle, too
 
 
 def test_pipeline_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,156 @@
+"""Raw figures of a benchmark to pictures: ``NAME-light.svg`` and ``NAME-dark.svg`` beside ``NAME.json``.
+
+A bar is a median, its thin line the range of the runs::
+
+    python benchmarks/plot.py benchmarks/results/feed-64x50ms.json
+    python benchmarks/plot.py benchmarks/results/tokenize-bpe.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LABELS, BARS, VALUES = 250, 380, 70  # widths of the columns, in pixels
+ROW, HEAD, MARGIN = 22, 34, 16
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colors."""
+
+    paper: str
+    ink: str
+    faint: str
+    ours: str
+    others: str
+
+
+THEMES = {
+    "light": Theme(paper="#ffffff", ink="#1f2328", faint="#656d76", ours="#0969da", others="#afb8c1"),
+    "dark": Theme(paper="#0d1117", ink="#e6edf3", faint="#8d96a0", ours="#58a6ff", others="#484f58"),
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What one contender took or did."""
+
+    label: str
+    runs: list[float]
+    is_ours: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars on one scale."""
+
+    title: str
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Panels, and what they show."""
+
+    title: str
+    unit: str
+    panels: list[Panel]
+
+
+def picture_of(raw: dict[str, Any]) -> Picture:
+    """What the figures of ``feed.py``, ``pipeline.py`` or ``tokenize`` look like."""
+    machine = f"{raw['conditions']['cores']} cores, Python {raw['conditions']['python']}"
+    if "seconds" in raw:
+        bars = [Bar(name, runs, "penstock" in name) for name, runs in raw["seconds"].items()]
+        bars.sort(key=lambda bar: median(bar.runs))
+        asked = raw["asked"]
+        times = f"{asked['load_s'] * 1e3:g} ms load, {asked['step_s'] * 1e3:g} ms step"
+        what = f"{asked['documents']} documents, {times}"
+        return Picture(f"Feeding a loop: seconds, less is better ({machine})", "s", [Panel(what, bars)])
+    if "mb_s" in raw:
+        bars = [Bar(name, runs, "penstock" in name) for name, runs in raw["mb_s"].items()]
+        return Picture(f"From a file to batches: MB/s, more is better ({machine})", "MB/s", [Panel("", bars)])
+    panels = []
+    for (model, kind), results in groupby(raw["results"], key=lambda each: (each["model"], each["kind"])):
+        measured = [each for each in results if "fresh" in each]
+        bars = [Bar(each["peer"], each["fresh"], each["peer"] == "penstock") for each in measured]
+        panels.append(Panel(f"{model}, {kind}", bars))
+    made = {"flat": "flat ids", "padded": "padded matrices"}[raw["job"]]
+    return Picture(f"Text to {made}: MB/s on new text, more is better ({machine})", "MB/s", panels)
+
+
+def svg(picture: Picture, theme: Theme) -> Iterator[str]:
+    """The lines of an SVG file."""
+    width = 2 * MARGIN + LABELS + BARS + VALUES
+    height = 2 * MARGIN + HEAD + sum(HEAD + ROW * len(panel.bars) for panel in picture.panels)
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="13">'
+    )
+    yield f"<title>{escape(picture.title)}</title>"
+    yield f'<rect width="{width}" height="{height}" fill="{theme.paper}"/>'
+    yield text(MARGIN, MARGIN + 14, picture.title, theme.ink, weight="600")
+    top = MARGIN + HEAD
+    for panel in picture.panels:
+        yield text(MARGIN, top + 18, panel.title, theme.faint)
+        top += HEAD
+        most = max(max(bar.runs) for bar in panel.bars)
+        for bar in panel.bars:
+            yield from row(bar, top, BARS / most, picture.unit, theme)
+            top += ROW
+    yield "</svg>"
+
+
+def row(bar: Bar, top: int, scale: float, unit: str, theme: Theme) -> Iterator[str]:
+    """A contender's line."""
+    left, middle = MARGIN + LABELS, top + ROW / 2
+    color = theme.ours if bar.is_ours else theme.others
+    yield text(
+        left - 8, middle + 4, bar.label, theme.ink, anchor="end", weight="600" if bar.is_ours else "400"
+    )
+    length = median(bar.runs) * scale
+    yield f'<rect x="{left}" y="{top + 3}" width="{length:.1f}" height="{ROW - 6}" rx="2" fill="{color}"/>'
+    low, high = left + min(bar.runs) * scale, left + max(bar.runs) * scale
+    yield (
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="{theme.ink}" '
+        'stroke-width="1.5"/>'
+    )
+    yield text(left + BARS + 8, middle + 4, f"{median(bar.runs):.3g} {unit}", theme.ink)
+
+
+def text(x: float, y: float, words: str, color: str, *, anchor: str = "start", weight: str = "400") -> str:
+    """Words at a place."""
+    return (
+        f'<text x="{x:g}" y="{y:g}" fill="{color}" text-anchor="{anchor}" font-weight="{weight}">'
+        f"{escape(words)}</text>"
+    )
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="raw figures, as a benchmark's --json writes them"
+    )
+    for path in parser.parse_args().results:
+        picture = picture_of(json.loads(path.read_text(encoding="utf-8")))
+        for name, theme in THEMES.items():
+            target = path.with_name(f"{path.stem}-{name}.svg")
+            target.write_text("\n".join(svg(picture, theme)) + "\n", encoding="utf-8")
+            print(target)
+
+
+if __name__ == "__main__":
+    main()
