@@ -3,7 +3,9 @@
 #include "bindings/models.h"
 
 #include <pybind11/stl.h>
+
 #include <pybind11/typing.h>
+#include <cmath>
 
 #include <optional>
 #include <string>
@@ -15,6 +17,7 @@
 #include "bindings/register.h"
 #include "text/byte_bpe.h"
 #include "text/normalize.h"
+#include "text/number.h"
 #include "text/piece_bpe.h"
 #include "text/unigram.h"
 #include "text/wordpiece.h"
@@ -229,6 +232,15 @@ void register_models(py::module_& m) {
                 return normal;
             },
             py::arg("text"), "What the normalizer makes of a text. ValueError: not known exactly.");
+    m.def(
+        "parse_number",
+        [](const std::string_view text) {
+            const double number = text::parse_number(text);
+            if (std::isnan(number))
+                throw py::value_error("the number " + std::string(text) + " is too large");
+            return number;
+        },
+        py::arg("text"), "A float of a tokenizer.json as `tokenizers` reads it, not always the nearest.");
     m.def("byte_bpe", byte_bpe, py::arg("vocab"), py::arg("merges"), py::kw_only(), py::arg("rules"),
           py::arg("add_prefix_space"), py::arg("ignore_merges"), py::arg("normalizer"),
           "rules: (type, setting) of each pre_tokenizer that cuts. normalizer: (name, settings...) for each "

@@ -359,8 +359,10 @@ Unigram::Unigram(std::span<const Piece> pieces, std::vector<Step> steps, const O
         if (step.kind == Step::Kind::kWords && has_spaces_) in_order = false;
         if (step.kind == Step::Kind::kSpaces) {
             has_spaces_ = true;
+            // What stands for spaces in a word is no white space to split at.
             const bool is_known = options_.metaspace.has_value() &&
-                                  (step.content == " " || step.content == options_.metaspace->replacement);
+                                  (step.content == " " || (step.content == options_.metaspace->replacement &&
+                                                           !options_.whitespace_split));
             in_order = in_order && is_known;
         }
         if (step.kind != Step::Kind::kWords) has_edges_ = true;

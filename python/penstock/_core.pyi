@@ -18,6 +18,7 @@ __all__: list[str] = [
     "collate",
     "lend",
     "pack",
+    "parse_number",
     "piece_bpe",
     "unigram",
     "wordpiece",
@@ -252,6 +253,11 @@ def pack(
     input_ids has a place for each token, int64 or int32; the others are like it, or None: not wanted. position_ids begin
     with first_position in each row; cu_seqlens, int32[rows + 1], says where each row begins and the last one ends.
     ValueError names the array, or the row, that does not fit.
+    """
+
+def parse_number(text: str) -> float:
+    """
+    A float of a tokenizer.json as `tokenizers` reads it, not always the nearest.
     """
 
 def piece_bpe(

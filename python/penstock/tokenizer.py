@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from penstock.arguments import flag, is_whole, optional, whole
 from penstock.errors import ConfigError
 from penstock.ragged import Ragged
 from penstock.tokenizer_arrays import Packed, Padding, pack, pad
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Packed", "Ragged", "Tokenizer"]
 
 MAX_LAYOUTS = 64
+MOST_TOKENS = 1 << 48  # of a row: a larger max_length is no other
 
 
 class _Begin(NamedTuple):
@@ -363,11 +364,11 @@ class Tokenizer:
             >>> rows.ids.tolist(), rows.first_scored.tolist(), rows.num_bytes.tolist()
             ([0, 1], [1], [6])
         """
-        if bos_id is not None and not 0 <= bos_id < self._vocab_size:
+        if bos_id is not None and not (is_whole(bos_id) and 0 <= bos_id < self._vocab_size):
             raise ConfigError(f"bos_id={bos_id}: the vocabulary has ids 0 to {self._vocab_size - 1:,}")
         view = object.__new__(Tokenizer)
         view.__dict__ |= self.__dict__
-        view._begin = _Begin(None if bos_id is None else operator.index(bos_id))
+        view._begin = _Begin(None if bos_id is None else int(bos_id))
         view._layouts = {}
         return view
 
@@ -456,12 +457,17 @@ class Tokenizer:
         stride: int | None = None,
     ) -> Layout:
         """What rows look like. Few calls of a program differ in that, so it is kept."""
-        key = (num_texts, add_special_tokens, max_length, truncation, pair_truncation, stride)
+        if type(max_length) is not int:
+            max_length = optional(whole, "max_length", max_length)
+        if type(stride) is not int:
+            stride = optional(whole, "stride", stride)
+        add_special_tokens = flag("add_special_tokens", add_special_tokens)
+        key = (num_texts, add_special_tokens, max_length, str(truncation), str(pair_truncation), stride)
         layout = self._layouts.get(key)
         if layout is None:
             layout = Layout(
                 frame=self._frame(num_texts, add_special_tokens),
-                max_length=max_length,
+                max_length=None if max_length is None else min(max_length, MOST_TOKENS),
                 truncation=truncation,
                 pair_truncation=pair_truncation,
                 stride=stride,

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import _core
+from penstock.arguments import refused, whole
 from penstock.errors import ConfigError
 from penstock.ragged import Int32Array, Int64Array, Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+MOST_MULTIPLE = 1 << 20
 INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 IntArray: TypeAlias = Int32Array | Int64Array
 Out: TypeAlias = "Mapping[str, IntArray] | None"
@@ -55,12 +57,11 @@ def pad(
     Raises:
         ConfigError: An argument cannot be right; ``out`` lacks an input, or room.
     """
-    if padding.multiple_of < 1:
-        raise ConfigError(f"multiple_of={padding.multiple_of}: must be at least 1")
+    multiple_of = whole("multiple_of", padding.multiple_of, most=MOST_MULTIPLE)
     if padding.side not in ("right", "left"):
         raise ConfigError(f'padding_side={padding.side!r}: must be "right" or "left"')
     longest = max(1, _longest(rows))
-    width = -(-longest // padding.multiple_of) * padding.multiple_of
+    width = -(-longest // multiple_of) * multiple_of
     element = _dtype(dtype, out)
     arrays = {name: _room(out, name, (len(rows), width), element) for name in names}
     lengths = None
@@ -98,8 +99,7 @@ def pack(rows: Ragged, first_position: int, dtype: npt.DTypeLike | None, out: Ou
             f"cu_seqlens counts to {most:,} only, and there are {size:,} tokens; give fewer rows"
         )
     max_seqlen = _longest(rows)
-    if not 0 <= first_position <= most - max_seqlen:
-        raise ConfigError(f"first_position={first_position}: must be from 0 to {most - max_seqlen:,}")
+    first_position = whole("first_position", first_position, least=0, most=most - max_seqlen)
     element = _dtype(dtype, out)
     input_ids, position_ids = (_room(out, name, (size,), element) for name in ("input_ids", "position_ids"))
     types = None if rows.type_ids is None else _room(out, "token_type_ids", (size,), element)
@@ -128,7 +128,7 @@ def _dtype(dtype: npt.DTypeLike | None, out: Out) -> np.dtype[Any]:
     if dtype is None:
         if out is None or "input_ids" not in out:
             return INT64
-        dtype = out["input_ids"].dtype
+        dtype = getattr(out["input_ids"], "dtype", INT64)
     try:
         wanted = np.dtype(dtype)
     except TypeError:
@@ -145,11 +145,15 @@ def _room(out: Out, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     if memory is None:
         raise ConfigError(f"out: holds no {name!r}, which is written to")
     size = math.prod(shape)
-    is_plain = memory.flags.c_contiguous and memory.flags.writeable
+    if not isinstance(memory, np.ndarray):
+        raise refused(f"out[{name!r}]", memory, "a NumPy array")
+    is_plain = memory.flags.c_contiguous and memory.flags.writeable and memory.flags.aligned
     if memory.dtype != dtype or not is_plain or memory.size < size:
         needed = " rows of ".join(f"{number:,}" for number in shape)
         raise ConfigError(
-            f"out[{name!r}]: must be contiguous, writable {dtype} with room for {needed}, not "
+            f"out[{name!r}]: must be contiguous, aligned, writable {dtype} with room for {needed}, not "
             f"{memory.dtype} of {memory.size:,}"
         )
+    if any(np.may_share_memory(memory, other) for key, other in out.items() if key != name):
+        raise ConfigError(f"out[{name!r}]: lies in the memory of another array of out; give each its own")
     return memory.reshape(-1)[:size].reshape(shape)

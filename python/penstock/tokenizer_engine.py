@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from penstock.arguments import refused
 from penstock.errors import ConfigError, PenstockError, RowTokenizerError, TokenizerError
 from penstock.tokenizer_backend import PASSES, parse
 from penstock.tokenizer_layout import Frame, Layout, Spans, emptied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from penstock.ragged import Int32Array, Int64Array, Ragged
 
@@ -55,13 +56,21 @@ class TokenizersEngine:
         backend.no_truncation()
         backend.no_padding()
         processor, backend.post_processor = backend.post_processor, None
-        probe, tokens = _probe(backend, place)
-        backend.post_processor = processor
-        self._frames = {
-            (num_texts, special): _read_frame(backend, probe, tokens, num_texts, special)
-            for num_texts in (1, 2)
-            for special in (True, False)
-        }
+        try:
+            probe, tokens = _probe(backend, place)
+            backend.post_processor = processor
+            self._frames = {
+                (num_texts, special): _read_frame(backend, probe, tokens, num_texts, special)
+                for num_texts in (1, 2)
+                for special in (True, False)
+            }
+        except (*PASSES, TokenizerError):
+            raise
+        except BaseException as error:  # noqa: BLE001  a panic in the Rust code is no Exception
+            raise TokenizerError(
+                f"{place}: the tokenizers package cannot make a row with it: {error}. The file is damaged; "
+                "fetch it again"
+            ) from None
         self._place = place
         self.frame(1, add_special_tokens=True)
         # The layout adds the special tokens from here on; without the post-processor, which trims
@@ -159,6 +168,7 @@ class TokenizersEngine:
         Raises:
             RowTokenizerError: A row cannot be made.
         """
+        texts, pairs = readable(texts, "texts"), None if pairs is None else readable(pairs, "pairs")
         rows, failures = self.encode(texts, pairs, layout)
         if failures:
             raise failures[min(failures)]
@@ -319,21 +329,59 @@ def _read_frame(backend: Any, probe: str, tokens: list[int], num_texts: int, spe
     return frame if are_whole and sum(row.special_tokens_mask) == frame.num_special else None
 
 
-def _strings(texts: Texts, argument: str, reasons: dict[int, str]) -> list[str]:
-    """The texts as a list of str, "" in place of what is none, and under its number the reason."""
+def readable(texts: Texts, argument: str) -> Any:
+    """Texts that can be read more than once: a list, a tuple, or an Arrow array in one piece.
+
+    Raises:
+        ConfigError: They are no texts.
+    """
     if isinstance(texts, (str, bytes)):
         raise ConfigError(f"{argument}: is one text; put it in a list")
-    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        kind = texts.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-            raise ConfigError(f"{argument}: is an Arrow array of {kind}; cast it to pyarrow.string()")
-        texts = texts.to_pylist()
-    strings = list(texts)
+    if isinstance(texts, (list, tuple)):
+        return texts
+    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        if hasattr(texts, "__arrow_c_array__"):
+            texts = pa.array(texts)
+        elif hasattr(texts, "__arrow_c_stream__"):
+            texts = pa.chunked_array(texts)
+        else:
+            try:
+                return list(texts)
+            except TypeError as error:
+                raise refused(argument, texts, "a list of texts, or an Arrow array of strings") from error
+    kind = texts.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        raise ConfigError(f"{argument}: is an Arrow array of {kind}; cast it to pyarrow.string()")
+    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+
+
+def _strings(texts: Texts, argument: str, reasons: dict[int, str]) -> list[str]:
+    """The texts as a list of str, "" in place of what is none, and under its number the reason."""
+    strings: list[Any] = [*_decoded(readable(texts, argument))]
     for at, text in enumerate(strings):
-        if not isinstance(text, str):
+        if isinstance(text, UnicodeDecodeError):
+            reasons[at], strings[at] = f"the text is not valid UTF-8: {text}", ""
+        elif not isinstance(text, str):
             kind = "null" if text is None else f"of type {type(text).__name__}, not str"
             reasons[at], strings[at] = f"the text is {kind}", ""
     return strings
+
+
+def _decoded(texts: Any) -> Iterable[Any]:
+    """The texts as Python has them; of an Arrow array that is damaged, an error in place of a text."""
+    if not isinstance(texts, pa.Array):
+        return texts
+    try:
+        return texts.to_pylist()
+    except UnicodeDecodeError:
+        return [_text_or_error(text) for text in texts]
+
+
+def _text_or_error(text: Any) -> Any:
+    try:
+        return text.as_py()
+    except UnicodeDecodeError as error:
+        return error
 
 
 def _reason(text: str, error: BaseException) -> str:

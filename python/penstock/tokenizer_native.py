@@ -16,7 +16,7 @@ import tokenizers
 from penstock import _core
 from penstock.errors import ConfigError, RowTokenizerError
 from penstock.ragged import Ragged
-from penstock.tokenizer_engine import Part, Texts, TokenizersEngine, spread
+from penstock.tokenizer_engine import Part, Texts, TokenizersEngine, readable, spread
 from penstock.tokenizer_layout import filled
 from penstock.tokenizer_spec import Unknown, read
 
@@ -56,7 +56,7 @@ class NativeEngine(TokenizersEngine):
 
     def __init__(self, text: str, place: str) -> None:
         try:
-            document = json.loads(text)
+            document = json.loads(text, parse_float=_core.parse_number)
         except (ValueError, RecursionError) as error:
             raise Unknown(f"the file: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
@@ -83,7 +83,7 @@ class NativeEngine(TokenizersEngine):
         self, texts: Texts, pairs: Texts | None, layout: Layout
     ) -> tuple[Ragged, dict[int, Exception]]:
         """Make rows of texts: see ``TokenizersEngine``."""
-        texts, pairs = _readable(texts, "texts"), None if pairs is None else _readable(pairs, "pairs")
+        texts, pairs = readable(texts, "texts"), None if pairs is None else readable(pairs, "pairs")
         if pairs is not None and len(pairs) != len(texts):
             raise ConfigError(f"pairs: {len(pairs):,} for {len(texts):,} texts; give one each")
         if layout.stride is not None or layout.scored:
@@ -146,7 +146,7 @@ class NativeEngine(TokenizersEngine):
     def count(self, texts: Texts, layout: Layout) -> Int64Array:
         """Tokens of each row: see ``TokenizersEngine``."""
         counts: Int64Array
-        texts = _readable(texts, "texts")
+        texts = readable(texts, "texts")
         counts, status = self._native.count_rows(texts, _frame_of(layout))
         if status is not None:
             odd, more, failures = self._odd(texts, None, layout, status)
@@ -179,22 +179,6 @@ class NativeEngine(TokenizersEngine):
                 package = TokenizersEngine(self._json, self._place, self.reason)
                 self._processor, self._loaded = package._processor, package._loaded
         return self._loaded
-
-
-def _readable(texts: Texts, argument: str) -> Any:
-    """What ``_core`` reads: a list, a tuple, or an Arrow array in one piece."""
-    if isinstance(texts, (str, bytes)):
-        raise ConfigError(f"{argument}: is one text; put it in a list")
-    if isinstance(texts, (list, tuple)):
-        return texts
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    if not isinstance(texts, pa.Array):
-        return list(texts)
-    kind = texts.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-        raise ConfigError(f"{argument}: is an Arrow array of {kind}; cast it to pyarrow.string()")
-    return texts
 
 
 def _some(texts: Any, numbers: Int64Array) -> Any:

@@ -11,6 +11,8 @@ import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+from tokenizers import pre_tokenizers
+
 from penstock import _core
 from penstock.tokenizer_layout import Frame, Piece
 
@@ -43,7 +45,7 @@ def read(document: Json) -> Known:
         return _read(document)
     except ValueError as error:
         raise Unknown(str(error)) from error
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise Unknown(f"the file is not as expected ({type(error).__name__}: {error})") from error
 
 
@@ -57,7 +59,7 @@ def _read(document: Json) -> Known:
     vocabulary = model["vocab"]
     if not isinstance(vocabulary, Mapping):
         vocabulary = {piece: at for at, (piece, _) in enumerate(vocabulary)}
-    ids = _ids_of_added(document, vocabulary)
+    ids = _ids_of_added(document, vocabulary, len(model["vocab"]))
     raw, normalized = _added_tokens(document, ids, built)
     native = _core.Tokenizer(built, raw, normalized, _guards(document, normalized))
     frames = {
@@ -85,9 +87,9 @@ def _bpe(document: Json, model: Json) -> _core.Model:
         model["vocab"],
         model["merges"],
         unk_token=model.get("unk_token"),
-        fuse_unk=bool(model.get("fuse_unk")),
-        byte_fallback=bool(model.get("byte_fallback")),
-        ignore_merges=bool(model.get("ignore_merges")),
+        fuse_unk=_flag(model, "fuse_unk", default=False),
+        byte_fallback=_flag(model, "byte_fallback", default=False),
+        ignore_merges=_flag(model, "ignore_merges", default=False),
         normalizer=_normalizer(document.get("normalizer")),
         metaspace=_metaspace(document.get("pre_tokenizer")),
     )
@@ -100,7 +102,12 @@ def _splits_bytes(pre_tokenizer: Json | None) -> bool:
 def _byte_bpe(document: Json, model: Json) -> _core.Model:
     steps = _steps(document["pre_tokenizer"], "pretokenizers")
     at = [step["type"] for step in steps].index("ByteLevel")
-    uses_regex, adds_space = steps[at].get("use_regex", True), bool(steps[at].get("add_prefix_space", True))
+    uses_regex = _flag(steps[at], "use_regex", default=True)
+    adds_space = _flag(steps[at], "add_prefix_space", default=True)
+    if model.get("unk_token") is not None or _flag(model, "byte_fallback", default=False):
+        missing = sum(char not in model["vocab"] for char in pre_tokenizers.ByteLevel.alphabet())
+        if missing:
+            raise Unknown(f"byte-level BPE with {missing} bytes left to unk_token or byte_fallback")
     if at > 0 and adds_space:
         raise Unknown("pre_tokenizer ByteLevel with a prefix space behind other splits")
     rules = [_rule(step) for step in steps[:at]]
@@ -111,7 +118,7 @@ def _byte_bpe(document: Json, model: Json) -> _core.Model:
         model["merges"],
         rules=rules,
         add_prefix_space=adds_space,
-        ignore_merges=bool(model.get("ignore_merges")),
+        ignore_merges=_flag(model, "ignore_merges", default=False),
         normalizer=_normalizer(document.get("normalizer")),
     )
 
@@ -123,14 +130,14 @@ def _rule(step: Json) -> tuple[str, str]:
     """What cuts a text, for ``_core``: its type and its setting."""
     kind = step["type"]
     if kind == "Digits":
-        return kind, "one" if step["individual_digits"] else "run"
+        return kind, "one" if _flag(step, "individual_digits") else "run"
     if kind == "Punctuation":
         return kind, str(step["behavior"])
     if kind != "Split" or "Regex" not in step["pattern"]:
         raise Unknown(f"pre_tokenizer {kind}{' of a string' if kind == 'Split' else ''}")
     # The matches and what is between them; or the matches alone, of regexes that leave nothing between them.
     kinds = {("Isolated", False): kind, ("Removed", True): "Matches"}
-    how = (step["behavior"], bool(step["invert"]))
+    how = (step["behavior"], _flag(step, "invert"))
     if how not in kinds:
         raise Unknown(f"pre_tokenizer Split with behavior {how[0]!r}, invert {how[1]}")
     return kinds[how], str(step["pattern"]["Regex"])
@@ -152,9 +159,9 @@ def _wordpiece(document: Json, model: Json) -> _core.Model:
         if [step["type"] for step in normalizers] != ["BertNormalizer"]:
             raise Unknown(f"WordPiece with normalizer {_names(normalizers)}")
         (step,) = normalizers
-        lowercase = bool(step["lowercase"])
-        strips = lowercase if step.get("strip_accents") is None else bool(step["strip_accents"])
-        bert = (bool(step["clean_text"]), bool(step["handle_chinese_chars"]), strips, lowercase)
+        lowercase = _flag(step, "lowercase")
+        strips = lowercase if step.get("strip_accents") is None else _flag(step, "strip_accents")
+        bert = (_flag(step, "clean_text"), _flag(step, "handle_chinese_chars"), strips, lowercase)
     return _core.wordpiece(
         model["vocab"],
         unk_token=model["unk_token"],
@@ -171,10 +178,12 @@ def _unigram(document: Json, model: Json) -> _core.Model:
         raise Unknown(f"Unigram with pre_tokenizer {_names(steps)}")
     if model.get("unk_id") is None:
         raise Unknown("Unigram without unk_id")
+    if any(type(score) not in (int, float) for _, score in model["vocab"]):
+        raise Unknown("Unigram with a score that is no number")
     return _core.unigram(
         model["vocab"],
         unk_id=model["unk_id"],
-        byte_fallback=bool(model.get("byte_fallback")),
+        byte_fallback=_flag(model, "byte_fallback", default=False),
         normalizer=_normalizer(document.get("normalizer")),
         splits_at_spaces="WhitespaceSplit" in names,
         metaspace=_metaspace(steps[-1]) if names and names[-1] == "Metaspace" else None,
@@ -190,10 +199,12 @@ def _metaspace(step: Json | None) -> tuple[str, bool] | None:
     _only(step, "Metaspace", replacement=(METASPACE,))
     scheme = step.get("prepend_scheme")
     if scheme is None:  # as older files say it
-        scheme = "always" if step.get("add_prefix_space", True) else "never"
+        if not _flag(step, "add_prefix_space", default=True):
+            raise Unknown("Metaspace without add_prefix_space and prepend_scheme")
+        scheme = "always"
     if scheme not in ("always", "first", "never"):
         raise Unknown(f"Metaspace with prepend_scheme {scheme!r}")
-    return scheme, bool(step.get("split", True))
+    return scheme, _flag(step, "split", default=True)
 
 
 # --- normalizers -------------------------------------------------------------------------------------------
@@ -209,7 +220,7 @@ def _normalizer_step(step: Json) -> tuple[Any, ...]:
     if kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"):
         return (kind,)
     if kind == "Strip":
-        return (kind, bool(step["strip_left"]), bool(step["strip_right"]))
+        return (kind, _flag(step, "strip_left"), _flag(step, "strip_right"))
     if kind == "Prepend":
         return (kind, str(step["prepend"]))
     if kind == "Replace" and "String" in step["pattern"]:
@@ -234,11 +245,11 @@ def _added_tokens(document: Json, ids: Mapping[str, int], model: _core.Model) ->
             continue
         if ids[content] != token["id"]:
             raise Unknown(f"added token {content!r} has an id that is not its own")
-        if token["normalized"]:
+        if _flag(token, "normalized"):
             content = model.normalize(content)
         if not content:
             raise Unknown("an added token of which the normalizer leaves nothing")
-        flags = (bool(token["single_word"]), bool(token["lstrip"]), bool(token["rstrip"]))
+        flags = (_flag(token, "single_word"), _flag(token, "lstrip"), _flag(token, "rstrip"))
         (normalized if token["normalized"] else raw).append((content, token["id"], *flags))
     for tokens in (raw, normalized):
         if any(token[4] for token in tokens) and any(token[0][:1].isspace() for token in tokens):
@@ -246,10 +257,10 @@ def _added_tokens(document: Json, ids: Mapping[str, int], model: _core.Model) ->
     return raw, normalized
 
 
-def _ids_of_added(document: Json, known: Mapping[str, int]) -> dict[str, int]:
+def _ids_of_added(document: Json, known: Mapping[str, int], size: int) -> dict[str, int]:
     """The ids that `tokenizers` gives to added tokens, which may not be those that the file says."""
     ids: dict[str, int] = {}
-    size, highest = len(known), -1
+    highest = -1
     for token in document.get("added_tokens") or ():
         content = token["content"]
         if content in ids:
@@ -257,6 +268,8 @@ def _ids_of_added(document: Json, known: Mapping[str, int]) -> dict[str, int]:
         if content:
             ids[content] = known[content] if content in known else max(highest + 1, size)
             highest = max(highest, ids[content])
+    if len(set(ids.values())) < len(ids):
+        raise Unknown("two added tokens with one id")
     return ids
 
 
@@ -309,7 +322,7 @@ def _frame_of(step: Json, num_texts: int) -> Frame:
         return Frame(tuple(_template_pieces(step, step["single" if num_texts == 1 else "pair"])))
     if kind not in ("BertProcessing", "RobertaProcessing"):
         raise Unknown(f"post_processor {kind}")
-    begin, end = (step["cls"][1],), (step["sep"][1],)
+    begin, end = (_special_id(step["cls"][1]),), (_special_id(step["sep"][1]),)
     pieces = [Piece(None, begin, 0), Piece(0, (), 0), Piece(None, end, 0)]
     if num_texts == 2:
         second = 1 if kind == "BertProcessing" else 0
@@ -323,13 +336,27 @@ def _template_pieces(step: Json, template: list[Json]) -> list[Piece]:
     for part in template:
         ((kind, what),) = part.items()
         if kind == "SpecialToken":
-            pieces.append(Piece(None, tuple(step["special_tokens"][what["id"]]["ids"]), what["type_id"]))
+            ids = step["special_tokens"][what["id"]]["ids"]
+            pieces.append(Piece(None, tuple(map(_special_id, ids)), _type_id(what)))
         else:
-            pieces.append(Piece("AB".index(what["id"]), (), what["type_id"]))
+            pieces.append(Piece("AB".index(what["id"]), (), _type_id(what)))
     texts = [piece.text for piece in pieces if piece.text is not None]
     if texts != list(range(len(texts))):
         raise Unknown("post_processor that leaves out a text, doubles or swaps it")
     return pieces
+
+
+def _special_id(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < 2**31:
+        raise Unknown(f"post_processor with {number!r} as the id of a special token")
+    return number
+
+
+def _type_id(part: Json) -> int:
+    number = part["type_id"]
+    if type(number) is not int or not 0 <= number < 2**8:
+        raise Unknown(f"post_processor with type_id {number!r}")
+    return number
 
 
 # --- the file ----------------------------------------------------------------------------------------------
@@ -346,6 +373,16 @@ def _steps(section: Json | None, name: str) -> list[Json]:
         else:
             found.append(step)
     return found
+
+
+def _flag(section: Json, name: str, *, default: bool | None = None) -> bool:
+    """A true or false of the file, and nothing that merely counts as one."""
+    value = section[name] if default is None else section.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, bool):
+        raise Unknown(f"{name} {value!r}, which is neither true nor false")
+    return value
 
 
 def _names(steps: list[Json]) -> str:

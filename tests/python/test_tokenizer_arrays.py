@@ -169,7 +169,7 @@ ONE = {"input_ids": np.zeros(99, np.int64), "attention_mask": np.zeros(99, np.in
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"multiple_of": 0}, "multiple_of=0: must be at least 1"),
+        ({"multiple_of": 0}, "multiple_of=0: must be a whole number between 1 and"),
         ({"padding_side": "top"}, 'padding_side=\'top\': must be "right" or "left"'),
         ({"dtype": "int16"}, "dtype=int16: must be int64 or int32"),
         ({"dtype": "long island"}, "dtype=long island: must be int64 or int32"),
@@ -186,7 +186,7 @@ ONE = {"input_ids": np.zeros(99, np.int64), "attention_mask": np.zeros(99, np.in
         ),
         (
             {"out": ONE | {"attention_mask": np.zeros(99, np.int32)}},
-            r"out\['attention_mask'\]: must be contiguous, writable int64 .*, not int32 of 99",
+            r"out\['attention_mask'\]: must be contiguous, aligned, writable int64 .*, not int32 of 99",
         ),
         (
             {"out": ONE, "dtype": "int32"},
@@ -207,8 +207,8 @@ TWO = {"input_ids": np.zeros(99, np.int64), "position_ids": np.zeros(99, np.int6
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first_position": -1}, "first_position=-1: must be from 0 to "),
-        ({"first_position": 2**31 - 2}, "first_position=2147483646: must be from 0 to "),
+        ({"first_position": -1}, "first_position=-1: must be a whole number between 0 and "),
+        ({"first_position": 2**31 - 2}, "first_position=2147483646: must be a whole number between 0 and "),
         ({"dtype": bool}, "dtype=<class 'bool'>: must be int64 or int32"),
         ({"out": TWO}, "out: holds no 'cu_seqlens'"),
         (
@@ -217,7 +217,7 @@ TWO = {"input_ids": np.zeros(99, np.int64), "position_ids": np.zeros(99, np.int6
         ),
         (
             {"out": TWO | {"cu_seqlens": np.zeros(2, np.int64)}},
-            r"out\['cu_seqlens'\]: must be contiguous, writable int32",
+            r"out\['cu_seqlens'\]: must be contiguous, aligned, writable int32",
         ),
         ({"out": {"input_ids": TWO["input_ids"]}}, "out: holds no 'position_ids'"),
     ],
@@ -230,7 +230,7 @@ def test_what_cannot_be_packed_is_refused_by_name(options: dict[str, Any], messa
 def test_a_read_only_place_is_refused_by_name() -> None:
     place = np.zeros(99, np.int64)
     place.flags.writeable = False
-    with pytest.raises(ConfigError, match=r"out\['input_ids'\]: must be contiguous, writable int64"):
+    with pytest.raises(ConfigError, match=r"out\['input_ids'\]: must be contiguous, aligned, writable int64"):
         LOADED["tiny_bpe"].native.encode_padded(["the"], out=ONE | {"input_ids": place})
 
 
