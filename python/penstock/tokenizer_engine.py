@@ -367,14 +367,16 @@ def _strings(texts: Texts, argument: str, reasons: dict[int, str]) -> list[str]:
     return strings
 
 
-def _decoded(texts: Any) -> Iterable[Any]:
+def _decoded(texts: Iterable[Any] | pa.Array) -> Iterable[Any]:
     """The texts as Python has them; of an Arrow array that is damaged, an error in place of a text."""
     if not isinstance(texts, pa.Array):
         return texts
+    strings: list[Any]
     try:
-        return texts.to_pylist()
+        strings = texts.to_pylist()
     except UnicodeDecodeError:
-        return [_text_or_error(text) for text in texts]
+        strings = [_text_or_error(text) for text in texts]
+    return strings
 
 
 def _text_or_error(text: Any) -> Any:

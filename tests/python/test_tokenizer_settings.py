@@ -168,7 +168,8 @@ def test_arguments_of_the_wrong_kind_are_refused_by_name(arguments: dict[str, An
 
 def test_a_refused_length_spoils_no_later_call() -> None:
     tokenizer = load(PLAIN)
-    for wrong in (7.0, True):
+    wrongs: list[Any] = [7.0, True]
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             tokenizer.encode_batch(["ab"], max_length=wrong)
     assert tokenizer.encode_batch(["abab"], max_length=1).row(0).tolist() == [0]
