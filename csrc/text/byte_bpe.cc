@@ -149,7 +149,7 @@ class ByteBpe::Words {
 struct ByteBpe::Missed {
     std::string_view word;
     WordKey key;         // if it is short
-    std::uint64_t hash;  // of the cache that it belongs in
+    std::uint64_t hash;  // of the cache that it belongs in; set by find_missed()
     std::size_t before;  // how many ids of found words of the batch stand before it
     const Id* ids;       // null: at `begin` of the new ones, once these are whole
     std::size_t begin;
@@ -359,7 +359,6 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
             Missed& missed = state.missed[num_missed++];
             missed.word = {word, length};
             missed.key = state.keys[i];
-            missed.hash = state.hashes[i];
             missed.before = before + static_cast<std::size_t>(to - first);
             missed.where = where;
             missed.may_be_token = true;

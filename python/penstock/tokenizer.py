@@ -334,7 +334,7 @@ class Tokenizer:
             >>> Tokenizer.from_pretrained(backend).count_batch(["a b", "b"]).tolist()
             [2, 1]
         """
-        layout = Layout(frame=self._frame(1, add_special_tokens), max_length=max_length)
+        layout = self._layout(1, add_special_tokens, max_length, "right", "longest_first")
         return self._engine.count(texts, layout)
 
     def with_bos(self, bos_id: int | None) -> Tokenizer:

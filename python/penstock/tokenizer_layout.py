@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from penstock.arguments import optional, whole
 from penstock.errors import ConfigError
 from penstock.ragged import Int32Array, Int64Array, Ragged, UInt8Array
 
@@ -129,9 +128,7 @@ class Layout:
     with_types: bool = False
 
     def __post_init__(self) -> None:
-        special = self.frame.num_special
-        max_length = optional(whole, "max_length", self.max_length)
-        stride = optional(whole, "stride", self.stride)
+        special, max_length, stride = self.frame.num_special, self.max_length, self.stride
         if self.truncation not in ("right", "left"):
             raise ConfigError(f'truncation={self.truncation!r}: must be "right" or "left"')
         if self.pair_truncation not in get_args(PairTruncation):
