@@ -29,30 +29,16 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <unordered_set>
 
+#include "text/blocks.h"
 #include "text/normalize.h"
+#include "text/piece_trie.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
 #include "text/word_cache.h"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 namespace penstock::text {
 namespace {
-
-using Runes = std::vector<Rune>;
-
-// Valid UTF-8 to code points.
-void append_runes(std::string_view text, Runes& out) {
-    for (std::size_t at = 0; at < text.size(); at += sequence_length(static_cast<unsigned char>(text[at])))
-        out.push_back(decode(text.data() + at));
-}
-
-bool is_separator(Rune rune) noexcept { return (classes(rune) & kBertSeparator) != 0; }
-bool ends_word(Rune rune) noexcept { return (classes(rune) & (kBertSeparator | kBertPunctuation)) != 0; }
 
 // What a character is to the words around it. From kOne on it is a part of a run.
 enum Kind : std::uint8_t {
@@ -65,79 +51,6 @@ enum Kind : std::uint8_t {
     kSorted,     // the run must go through the normalizer
 };
 constexpr bool is_in_run(Kind kind) noexcept { return kind >= kOne; }
-
-// 64 bytes of text, a bit for each.
-struct Block {
-    std::uint64_t words;    // ASCII letters and digits
-    std::uint64_t spaces;   // the space, tab, line feed, carriage return
-    std::uint64_t strange;  // not ASCII, or another control character; what is left is ASCII punctuation
-};
-
-constexpr std::size_t kBlock = 64;
-constexpr std::size_t kReach = kBlock + 16;  // bytes that must be readable where a block begins
-
-#if defined(__SSE2__)
-
-Block classify(const char* text) noexcept {
-    Block block{0, 0, 0};
-    for (unsigned part = 0; part < kBlock; part += 16) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text + part));
-        const auto above = [](__m128i left, char right) {
-            return _mm_cmpgt_epi8(left, _mm_set1_epi8(right));
-        };
-        const auto below = [](__m128i left, char right) {
-            return _mm_cmplt_epi8(left, _mm_set1_epi8(right));
-        };
-        const auto equal = [](__m128i left, char right) {
-            return _mm_cmpeq_epi8(left, _mm_set1_epi8(right));
-        };
-        const auto mask = [part](__m128i bits) {
-            return std::uint64_t{static_cast<std::uint32_t>(_mm_movemask_epi8(bits))} << part;
-        };
-        const __m128i lower = _mm_or_si128(bytes, _mm_set1_epi8(0x20));
-        const __m128i letter = _mm_and_si128(above(lower, 'a' - 1), below(lower, 'z' + 1));
-        const __m128i digit = _mm_and_si128(above(bytes, '0' - 1), below(bytes, '9' + 1));
-        const __m128i space = _mm_or_si128(_mm_or_si128(equal(bytes, ' '), equal(bytes, '\n')),
-                                           _mm_or_si128(equal(bytes, '\t'), equal(bytes, '\r')));
-        const __m128i odd =
-            _mm_or_si128(below(bytes, ' '), equal(bytes, 0x7f));  // signed: not ASCII is below
-        block.words |= mask(_mm_or_si128(letter, digit));
-        block.spaces |= mask(space);
-        block.strange |= mask(_mm_andnot_si128(space, odd));
-    }
-    return block;
-}
-
-bool is_ascii_16(const char* text) noexcept {
-    return _mm_movemask_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(text))) == 0;
-}
-
-#else
-
-Block classify(const char* text) noexcept {
-    Block block{0, 0, 0};
-    for (unsigned i = 0; i < kBlock; ++i) {
-        const auto byte = static_cast<unsigned char>(text[i]);
-        const std::uint64_t bit = std::uint64_t{1} << i;
-        const unsigned char lower = byte | 0x20;
-        if ((lower >= 'a' && lower <= 'z') || (byte >= '0' && byte <= '9')) {
-            block.words |= bit;
-        } else if (byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r') {
-            block.spaces |= bit;
-        } else if (byte < ' ' || byte >= 0x7f) {
-            block.strange |= bit;
-        }
-    }
-    return block;
-}
-
-bool is_ascii_16(const char* text) noexcept {
-    std::uint64_t words[2];
-    std::memcpy(words, text, 16);
-    return ((words[0] | words[1]) & 0x8080808080808080u) == 0;
-}
-
-#endif
 
 // The ASCII capitals among eight bytes, lowered.
 constexpr std::uint64_t lowered(std::uint64_t bytes) noexcept {
@@ -157,120 +70,6 @@ WordKey key_of(const char* word, std::size_t length, const char* end) noexcept {
 }
 
 }  // namespace
-
-// The vocabulary as two tries over code points, one for the beginning of a word and one for what continues it.
-//
-// Nodes are numbered as they are made. An edge is 64 bits in one open-addressed table: the node it leaves (21 bits),
-// its code point (21), whether a token ends behind it (1), the node it leads to (21).
-class WordPiece::Pieces {
-  public:
-    Pieces(const std::vector<std::pair<std::string, Id>>& vocabulary, const WordPieceSettings& settings)
-        : max_chars_(settings.max_input_chars_per_word), edges_(std::size_t{1} << kFirstLog2), ids_(2) {
-        const std::string& prefix = settings.continuing_subword_prefix;
-        if (!is_utf8(prefix)) throw std::invalid_argument("continuing_subword_prefix is not UTF-8");
-        std::unordered_set<std::string_view> seen;
-        seen.reserve(vocabulary.size());
-        bool has_unk = false;
-        Runes runes;
-        for (const auto& [token, id] : vocabulary) {
-            if (!is_utf8(token)) throw std::invalid_argument("a token of the vocabulary is not UTF-8");
-            if (id < 0) throw std::invalid_argument("the id of a token is negative: " + token);
-            if (!seen.insert(token).second)
-                throw std::invalid_argument("a token comes twice in the vocabulary: " + token);
-            if (token == settings.unk_token) unk_ = id, has_unk = true;
-            runes.clear();
-            append_runes(token, runes);
-            if (runes.size() == 1 || std::none_of(runes.begin(), runes.end(), ends_word))
-                add(kBeginning, runes, id);
-            if (!token.starts_with(prefix)) continue;
-            runes.clear();
-            append_runes(std::string_view(token).substr(prefix.size()), runes);
-            if (std::none_of(runes.begin(), runes.end(), ends_word)) add(kContinuation, runes, id);
-        }
-        if (!has_unk)
-            throw std::invalid_argument("unk_token is not in the vocabulary: " + settings.unk_token);
-    }
-
-    std::size_t max_chars() const noexcept { return max_chars_; }
-
-    // Appends the tokens of a word that is not empty: white space is not in it, punctuation only alone.
-    void append_word(std::span<const Rune> word, Ids& out) const {
-        if (word.size() > max_chars_) return out.push(unk_);
-        const std::size_t before = out.size();
-        std::size_t at = 0;
-        for (std::uint64_t root = kBeginning; at < word.size(); root = kContinuation) {
-            std::uint64_t best = kContinuation;  // no token ends at a root
-            std::size_t best_end = at;
-            std::uint64_t node = root;
-            for (std::size_t i = at; i < word.size(); ++i) {
-                const std::uint64_t found = edges_.data()[place(node, word[i])];
-                if (found == 0) break;
-                node = found & kNodeMask;
-                if ((found & kEnds) != 0) best = node, best_end = i + 1;
-            }
-            if (best == kContinuation) {
-                out.truncate(before);
-                return out.push(unk_);
-            }
-            out.push(ids_[best]);
-            at = best_end;
-        }
-    }
-
-  private:
-    static constexpr std::uint64_t kBeginning = 0;  // the roots; no edge leads to one, so an edge is never 0
-    static constexpr std::uint64_t kContinuation = 1;
-    static constexpr std::uint64_t kNodeMask = (1 << 21) - 1;
-    static constexpr std::uint64_t kEnds = 1 << 21;
-    static constexpr unsigned kToBits = 22;  // of an edge, below where it leaves and its code point
-    static constexpr unsigned kFirstLog2 = 12;
-
-    // The place of the edge, or the empty one where it would be.
-    std::size_t place(std::uint64_t node, Rune rune) const noexcept {
-        const std::uint64_t wanted = node << 21 | rune;
-        const std::size_t mask = edges_.size() - 1;
-        std::size_t at = (wanted * 0x9e3779b97f4a7c15u) >> shift_;
-        const std::uint64_t* const edges = edges_.data();
-        while (edges[at] != 0 && edges[at] >> kToBits != wanted) at = (at + 1) & mask;
-        return at;
-    }
-
-    void add(std::uint64_t node, std::span<const Rune> token, Id id) {
-        if (token.empty()) return;
-        std::uint64_t from = node;
-        for (const Rune rune : token) {
-            from = node;
-            const std::size_t at = place(from, rune);
-            if (edges_.data()[at] != 0) {
-                node = edges_.data()[at] & kNodeMask;
-                continue;
-            }
-            node = ids_.size();
-            if (node > kNodeMask) throw std::invalid_argument("the vocabulary is too large for WordPiece");
-            edges_.data()[at] = (from << 21 | rune) << kToBits | node;
-            ids_.push_back(0);
-            if (2 * ids_.size() > edges_.size()) grow();
-        }
-        edges_.data()[place(from, token.back())] |= kEnds;
-        ids_[node] = id;
-    }
-
-    void grow() {
-        const Table<std::uint64_t> old = std::exchange(edges_, Table<std::uint64_t>(2 * edges_.size()));
-        --shift_;
-        for (const std::uint64_t edge : std::span(old.data(), old.size())) {
-            if (edge == 0) continue;
-            const std::uint64_t from = edge >> kToBits;
-            edges_.data()[place(from >> 21, static_cast<Rune>(from & 0x1fffff))] = edge;
-        }
-    }
-
-    std::size_t max_chars_;
-    Id unk_ = 0;
-    unsigned shift_ = 64 - kFirstLog2;
-    Table<std::uint64_t> edges_;
-    std::vector<Id> ids_;  // of the token that ends at a node
-};
 
 // What one lane keeps for a thread.
 struct WordPiece::Kept final : Memory {
@@ -300,7 +99,7 @@ struct WordPiece::Kept final : Memory {
 // Text to ids, with the normalizer or without.
 class WordPiece::Lane {
   public:
-    Lane(const Pieces& pieces, const std::vector<std::pair<std::string, Id>>& vocabulary,
+    Lane(const PieceTrie& pieces, const std::vector<std::pair<std::string, Id>>& vocabulary,
          std::unique_ptr<const Normalizer> normalizer, bool lowers)
         : pieces_(pieces),
           normalizer_(std::move(normalizer)),
@@ -510,7 +309,7 @@ class WordPiece::Lane {
     template <bool kLower>
     bool encode(std::string_view text, Kept& kept, Kept::Lane& caches, Ids& out) const;
 
-    const Pieces& pieces_;
+    const PieceTrie& pieces_;
     std::unique_ptr<const Normalizer> normalizer_;  // null: none
     bool lowers_;
     std::vector<std::uint8_t> kinds_;
@@ -522,7 +321,7 @@ class WordPiece::Lane {
 template <bool kLower>
 const char* WordPiece::Lane::append_ascii(const char* at, const char* last, Kept& kept, Kept::Lane& caches,
                                           Ids& out) const {
-    constexpr std::size_t kMostIds = kBlock * WordCache::kMaxIds;
+    constexpr std::size_t kMostIds = kBlockBytes * WordCache::kMaxIds;
     constexpr WordKey kNoKey{~std::uint64_t{0}, ~std::uint64_t{0}};  // of a word that is too long for a key
     struct Word {
         WordKey key;
@@ -530,11 +329,11 @@ const char* WordPiece::Lane::append_ascii(const char* at, const char* last, Kept
         unsigned begin;
         unsigned length;
     };
-    std::array<Word, kBlock> found_words;
+    std::array<Word, kBlockBytes> found_words;
     while (at < last) {
         const Block block = classify(at);
         const unsigned stop = static_cast<unsigned>(std::countr_zero(block.strange));  // 64: nothing strange
-        const std::uint64_t known = stop == kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << stop) - 1;
+        const std::uint64_t known = stop == kBlockBytes ? ~std::uint64_t{0} : (std::uint64_t{1} << stop) - 1;
         const std::uint64_t inner = block.words & block.words << 1;  // in a word, and not its first byte
         std::uint64_t starts = ~inner & ~block.spaces & known;
         const std::uint64_t ends = ~inner;  // the first of these behind a start is the end of its word
@@ -546,7 +345,7 @@ const char* WordPiece::Lane::append_ascii(const char* at, const char* last, Kept
             const unsigned begin = static_cast<unsigned>(std::countr_zero(starts));
             starts &= starts - 1;
             // What follows in the block, and its end, which ends punctuation in its last byte.
-            const std::uint64_t behind = ends >> begin >> 1 | std::uint64_t{1} << (kBlock - 1 - begin);
+            const std::uint64_t behind = ends >> begin >> 1 | std::uint64_t{1} << (kBlockBytes - 1 - begin);
             const std::size_t length = static_cast<std::size_t>(std::countr_zero(behind)) + 1;
             const char* const word = at + begin;
             if (begin + length >= stop && (block.words >> (stop - 1) & 1) != 0) [[unlikely]] {
@@ -575,7 +374,7 @@ const char* WordPiece::Lane::append_ascii(const char* at, const char* last, Kept
             room = out.room_for(kMostIds);
         }
         out.grow_by(num_ids);
-        const bool is_stuck = stop != kBlock || next == at;
+        const bool is_stuck = stop != kBlockBytes || next == at;
         at = next;
         if (is_stuck) break;
     }
@@ -639,7 +438,8 @@ bool WordPiece::Lane::encode(std::string_view text, Kept& kept, Kept::Lane& cach
 
 WordPiece::WordPiece(const std::vector<std::pair<std::string, Id>>& vocabulary,
                      const WordPieceSettings& settings)
-    : pieces_(std::make_unique<Pieces>(vocabulary, settings)) {
+    : pieces_(std::make_unique<PieceTrie>(vocabulary, settings.unk_token, settings.continuing_subword_prefix,
+                                          settings.max_input_chars_per_word)) {
     std::unique_ptr<const Normalizer> normalizer;
     if (settings.normalizer) {
         const BertSteps& steps = *settings.normalizer;

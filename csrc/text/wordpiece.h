@@ -33,6 +33,8 @@ struct WordPieceSettings {
     std::optional<BertSteps> normalizer = BertSteps{};
 };
 
+class PieceTrie;
+
 class WordPiece final : public Model {
   public:
     // Throws std::invalid_argument if it cannot be exact: a token that is not UTF-8 or comes twice, a negative id,
@@ -47,11 +49,10 @@ class WordPiece final : public Model {
     bool normalize(std::string_view text, std::string& out) const override;
 
   private:
-    class Pieces;
     class Lane;
     struct Kept;
 
-    std::unique_ptr<const Pieces> pieces_;
+    std::unique_ptr<const PieceTrie> pieces_;
     std::unique_ptr<const Lane> raw_;     // text as it comes
     std::unique_ptr<const Lane> normal_;  // text that is normalized already
 };
