@@ -14,9 +14,10 @@ namespace penstock::text {
 
 // 64 bytes of text, a bit for each.
 struct Block {
-    std::uint64_t words;    // ASCII letters and digits
-    std::uint64_t spaces;   // the space, tab, line feed, carriage return
-    std::uint64_t strange;  // not ASCII, or another control character; what is left is ASCII punctuation
+    std::uint64_t words;   // ASCII letters and digits
+    std::uint64_t spaces;  // the space, tab, line feed, carriage return
+    std::uint64_t firsts;  // the first bytes of what is not ASCII, and other control characters
+    std::uint64_t others;  // the other bytes of what is not ASCII; what is left is ASCII punctuation
 };
 
 inline constexpr std::size_t kBlockBytes = 64;
@@ -25,7 +26,7 @@ inline constexpr std::size_t kReach = kBlockBytes + 16;  // bytes that must be r
 #if defined(__SSE2__)
 
 inline Block classify(const char* text) noexcept {
-    Block block{0, 0, 0};
+    Block block{0, 0, 0, 0};
     for (unsigned part = 0; part < kBlockBytes; part += 16) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text + part));
         const auto above = [](__m128i left, char right) {
@@ -45,23 +46,20 @@ inline Block classify(const char* text) noexcept {
         const __m128i digit = _mm_and_si128(above(bytes, '0' - 1), below(bytes, '9' + 1));
         const __m128i space = _mm_or_si128(_mm_or_si128(equal(bytes, ' '), equal(bytes, '\n')),
                                            _mm_or_si128(equal(bytes, '\t'), equal(bytes, '\r')));
-        const __m128i odd =
-            _mm_or_si128(below(bytes, ' '), equal(bytes, 0x7f));  // signed: not ASCII is below
+        const __m128i other = below(bytes, static_cast<char>(0xc0));  // signed: not ASCII is below
+        const __m128i odd = _mm_or_si128(below(bytes, ' '), equal(bytes, 0x7f));
         block.words |= mask(_mm_or_si128(letter, digit));
         block.spaces |= mask(space);
-        block.strange |= mask(_mm_andnot_si128(space, odd));
+        block.firsts |= mask(_mm_andnot_si128(_mm_or_si128(space, other), odd));
+        block.others |= mask(other);
     }
     return block;
-}
-
-inline bool is_ascii_16(const char* text) noexcept {
-    return _mm_movemask_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(text))) == 0;
 }
 
 #else
 
 inline Block classify(const char* text) noexcept {
-    Block block{0, 0, 0};
+    Block block{0, 0, 0, 0};
     for (unsigned i = 0; i < kBlockBytes; ++i) {
         const auto byte = static_cast<unsigned char>(text[i]);
         const std::uint64_t bit = std::uint64_t{1} << i;
@@ -70,17 +68,13 @@ inline Block classify(const char* text) noexcept {
             block.words |= bit;
         } else if (byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r') {
             block.spaces |= bit;
+        } else if (byte >= 0x80 && byte < 0xc0) {
+            block.others |= bit;
         } else if (byte < ' ' || byte >= 0x7f) {
-            block.strange |= bit;
+            block.firsts |= bit;
         }
     }
     return block;
-}
-
-inline bool is_ascii_16(const char* text) noexcept {
-    std::uint64_t words[2];
-    std::memcpy(words, text, 16);
-    return ((words[0] | words[1]) & 0x8080808080808080u) == 0;
 }
 
 #endif

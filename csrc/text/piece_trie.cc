@@ -38,21 +38,26 @@ PieceTrie::PieceTrie(const std::vector<std::pair<std::string, Id>>& vocabulary, 
     }
     if (!has_unk)
         throw std::invalid_argument("unk_token is not in the vocabulary: " + std::string(unk_token));
+    find_firsts();
 }
 
-void PieceTrie::append_word(std::span<const Rune> word, Ids& out) const {
+void PieceTrie::append_word(std::span<const Symbol> word, Ids& out) const {
     if (word.size() > max_chars_) return out.push(unk_);
     const std::size_t before = out.size();
     std::size_t at = 0;
     for (std::uint64_t root = kBeginning; at < word.size(); root = kContinuation) {
         std::uint64_t best = kContinuation;  // no token ends at a root
         std::size_t best_end = at;
-        std::uint64_t node = root;
-        for (std::size_t i = at; i < word.size(); ++i) {
-            const std::uint64_t found = edges_.data()[place(node, word[i])];
-            if (found == 0) break;
-            node = found & kNodeMask;
-            if ((found & kEnds) != 0) best = node, best_end = i + 1;
+        std::size_t next = at;
+        const First& first = firsts_[2 * word[at] + root];
+        std::uint64_t edge = first.edge;
+        if (next + 1 < word.size() && (first.next >> (word[next + 1] % 64) & 1) == 0) edge &= ~kGoesOn;
+        while (edge != 0) {
+            ++next;
+            const std::uint64_t node = edge & kNodeMask;
+            if ((edge & kEnds) != 0) best = node, best_end = next;
+            if ((edge & kGoesOn) == 0 || next == word.size()) break;
+            edge = edges_.data()[place(node, word[next])];
         }
         if (best == kContinuation) {
             out.truncate(before);
@@ -64,8 +69,8 @@ void PieceTrie::append_word(std::span<const Rune> word, Ids& out) const {
 }
 
 // The place of the edge, or the empty one where it would be.
-std::size_t PieceTrie::place(std::uint64_t node, Rune rune) const noexcept {
-    const std::uint64_t wanted = node << 21 | rune;
+std::size_t PieceTrie::place(std::uint64_t node, Symbol symbol) const noexcept {
+    const std::uint64_t wanted = node << kSymbolBits | symbol;
     const std::size_t mask = edges_.size() - 1;
     std::size_t at = (wanted * 0x9e3779b97f4a7c15u) >> shift_;
     const std::uint64_t* const edges = edges_.data();
@@ -75,22 +80,35 @@ std::size_t PieceTrie::place(std::uint64_t node, Rune rune) const noexcept {
 
 void PieceTrie::add(std::uint64_t node, std::span<const Rune> token, Id id) {
     if (token.empty()) return;
-    std::uint64_t from = node;
+    constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+    std::size_t last = kNone;  // the place of the edge before
     for (const Rune rune : token) {
-        from = node;
-        const std::size_t at = place(from, rune);
-        if (edges_.data()[at] != 0) {
-            node = edges_.data()[at] & kNodeMask;
-            continue;
+        const Symbol symbol = number(rune);
+        if (2 * (ids_.size() + 1) > edges_.size()) {
+            const std::uint64_t edge = last == kNone ? 0 : edges_.data()[last] >> kToBits;
+            grow();
+            if (last != kNone) last = place(edge >> kSymbolBits, static_cast<Symbol>(edge & kSymbolMask));
         }
-        node = ids_.size();
-        if (node > kNodeMask) throw std::invalid_argument("the vocabulary is too large for WordPiece");
-        edges_.data()[at] = (from << 21 | rune) << kToBits | node;
-        ids_.push_back(0);
-        if (2 * ids_.size() > edges_.size()) grow();
+        if (last != kNone) edges_.data()[last] |= kGoesOn;
+        last = place(node, symbol);
+        if (edges_.data()[last] == 0) {
+            const std::uint64_t made = ids_.size();
+            if (made > kNodeMask) throw std::invalid_argument("the vocabulary is too large for WordPiece");
+            edges_.data()[last] = (node << kSymbolBits | symbol) << kToBits | made;
+            ids_.push_back(0);
+        }
+        node = edges_.data()[last] & kNodeMask;
     }
-    edges_.data()[place(from, token.back())] |= kEnds;
+    edges_.data()[last] |= kEnds;
     ids_[node] = id;
+}
+
+Symbol PieceTrie::number(Rune rune) {
+    if (rune >= symbols_.size()) symbols_.resize(rune + 1);
+    if (symbols_[rune] == 0) symbols_[rune] = ++num_symbols_;
+    if (num_symbols_ > kSymbolMask)
+        throw std::invalid_argument("the vocabulary has too many characters for WordPiece");
+    return symbols_[rune];
 }
 
 void PieceTrie::grow() {
@@ -99,7 +117,22 @@ void PieceTrie::grow() {
     for (const std::uint64_t edge : std::span(old.data(), old.size())) {
         if (edge == 0) continue;
         const std::uint64_t from = edge >> kToBits;
-        edges_.data()[place(from >> 21, static_cast<Rune>(from & 0x1fffff))] = edge;
+        edges_.data()[place(from >> kSymbolBits, static_cast<Symbol>(from & kSymbolMask))] = edge;
+    }
+}
+
+void PieceTrie::find_firsts() {
+    std::vector<std::uint64_t> next(ids_.size());  // by node
+    for (const std::uint64_t edge : std::span(edges_.data(), edges_.size())) {
+        const std::uint64_t from = edge >> kToBits;
+        if (edge != 0) next[from >> kSymbolBits] |= std::uint64_t{1} << (from & kSymbolMask) % 64;
+    }
+    firsts_.resize(2 * (std::size_t{num_symbols_} + 1));
+    for (Symbol symbol = 1; symbol <= num_symbols_; ++symbol) {
+        for (const std::uint64_t root : {kBeginning, kContinuation}) {
+            const std::uint64_t edge = edges_.data()[place(root, symbol)];
+            firsts_[2 * std::size_t{symbol} + root] = {edge, next[edge & kNodeMask]};
+        }
     }
 }
 

@@ -26,10 +26,16 @@ inline bool ends_word(Rune rune) noexcept {
     return (classes(rune) & (kBertSeparator | kBertPunctuation)) != 0;
 }
 
-// Two tries over code points, one for the beginning of a word and one for what continues it.
+// The number of a code point that is in some token, from 1; 0: of one that is in none, so no word has it that is known.
+using Symbol = std::uint32_t;
+using Symbols = std::vector<Symbol>;
+
+// Two tries over symbols, one for the beginning of a word and one for what continues it.
 //
 // Nodes are numbered as they are made. An edge is 64 bits in one open-addressed table: the node it leaves (21 bits),
-// its code point (21), whether a token ends behind it (1), the node it leads to (21).
+// its symbol (20), whether edges leave the node it leads to (1), whether a token ends there (1), that node (21). Edges
+// that leave a root, which every piece begins with, also lie in an array by their symbols, and beside each stands which
+// symbols may come next: most often it is none, and the table need not be asked.
 class PieceTrie {
   public:
     // Throws std::invalid_argument: see WordPiece.
@@ -37,27 +43,42 @@ class PieceTrie {
               std::string_view prefix, std::size_t max_chars);
 
     std::size_t max_chars() const noexcept { return max_chars_; }
+    Id unk() const noexcept { return unk_; }
+    Symbol symbol(Rune rune) const noexcept { return rune < symbols_.size() ? symbols_[rune] : 0; }
 
     // Appends the tokens of a word that is not empty: white space is not in it, punctuation only alone.
-    void append_word(std::span<const Rune> word, Ids& out) const;
+    void append_word(std::span<const Symbol> word, Ids& out) const;
 
   private:
     static constexpr std::uint64_t kBeginning = 0;  // the roots; no edge leads to one, so an edge is never 0
     static constexpr std::uint64_t kContinuation = 1;
     static constexpr std::uint64_t kNodeMask = (1 << 21) - 1;
     static constexpr std::uint64_t kEnds = 1 << 21;
-    static constexpr unsigned kToBits = 22;  // of an edge, below where it leaves and its code point
+    static constexpr std::uint64_t kGoesOn = 1 << 22;
+    static constexpr unsigned kToBits = 23;  // of an edge, below where it leaves and its symbol
+    static constexpr unsigned kSymbolBits = 20;
+    static constexpr std::uint64_t kSymbolMask = (1 << kSymbolBits) - 1;
     static constexpr unsigned kFirstLog2 = 12;
 
-    std::size_t place(std::uint64_t node, Rune rune) const noexcept;
+    struct First {
+        std::uint64_t edge = 0;
+        std::uint64_t next = 0;  // bit s % 64 for each symbol s behind it
+    };
+
+    std::size_t place(std::uint64_t node, Symbol symbol) const noexcept;
     void add(std::uint64_t node, std::span<const Rune> token, Id id);
+    Symbol number(Rune rune);
     void grow();
+    void find_firsts();
 
     std::size_t max_chars_;
     Id unk_ = 0;
     unsigned shift_ = 64 - kFirstLog2;
     Table<std::uint64_t> edges_;
-    std::vector<Id> ids_;  // of the token that ends at a node
+    std::vector<First> firsts_;    // two for each symbol: that of kBeginning, that of kContinuation
+    std::vector<Id> ids_;          // of the token that ends at a node
+    std::vector<Symbol> symbols_;  // by code point
+    Symbol num_symbols_ = 0;
 };
 
 }  // namespace penstock::text

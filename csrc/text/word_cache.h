@@ -170,13 +170,19 @@ class WideCache {
     // Keeps the word and at most kMaxIds ids; of two places the older word's is taken.
     void insert(std::string_view word, std::uint64_t hash, std::span<const Id> ids,
                 bool is_key = false) noexcept {
+        Slot& slot = claim(word, hash, is_key);
+        if (!ids.empty()) std::memcpy(slot.ids, ids.data(), ids.size_bytes());
+        slot.count = static_cast<std::uint8_t>(ids.size());
+    }
+
+    // The slot that is now the word's; the caller sets its ids and its count, whatever they mean to it.
+    Slot& claim(std::string_view word, std::uint64_t hash, bool is_key = false) noexcept {
         Slot& slot = slots_.data()[hash & mask_];
         if (slot.length != 0) slots_.data()[(hash & mask_) ^ 1] = slot;
         std::memcpy(slot.bytes, word.data(), word.size());
-        if (!ids.empty()) std::memcpy(slot.ids, ids.data(), ids.size_bytes());
-        slot.count = static_cast<std::uint8_t>(ids.size());
         slot.length = static_cast<std::uint8_t>(word.size());
         slot.is_key = is_key;
+        return slot;
     }
 
     void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(slots_.data() + (hash & mask_)); }

@@ -29,6 +29,9 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "text/blocks.h"
 #include "text/normalize.h"
@@ -61,6 +64,11 @@ constexpr std::uint64_t lowered(std::uint64_t bytes) noexcept {
     return bytes | ((from_a & ~past_z & ~bytes & (0x80 * kOnes)) >> 2);
 }
 
+// Whether a key is of a word in ASCII.
+constexpr bool is_ascii(const WordKey& key) noexcept {
+    return ((key.low | key.high) & 0x8080808080808080u) == 0;
+}
+
 // The key of a short word. `end` is the end of the memory that may be read.
 template <bool kLower>
 WordKey key_of(const char* word, std::size_t length, const char* end) noexcept {
@@ -69,21 +77,50 @@ WordKey key_of(const char* word, std::size_t length, const char* end) noexcept {
     return key;
 }
 
+// A word of the text, and where it is looked for.
+struct Word {
+    enum class Where : std::uint8_t {
+        kShort,  // ASCII, at most WordKey::kMaxBytes: among the short words, by its key
+        kWide,   // among the wide words: by its key, or if it is too long for one by its bytes
+        kLong,   // among the long words
+        kKnown,  // nowhere: it is one character, and `id` its token
+    };
+
+    const char* begin = nullptr;
+    std::size_t length = 0;
+    Where where = Where::kKnown;
+    Id id = 0;
+    WordKey key;
+    std::uint64_t hash = 0;
+
+    std::string_view bytes() const noexcept { return {begin, length}; }
+    bool has_key() const noexcept { return length <= WordKey::kMaxBytes; }
+    // What it is called among the wide words.
+    std::string_view wide_bytes() const noexcept { return has_key() ? key.bytes() : bytes(); }
+};
+
 }  // namespace
 
 // What one lane keeps for a thread.
 struct WordPiece::Kept final : Memory {
     struct Lane {
-        explicit Lane(const std::vector<WordCache::Slot>& seeds) : words(kWordsLog2), long_words(kLongBytes) {
+        explicit Lane(const std::vector<WordCache::Slot>& seeds)
+            : words(kWordsLog2), wide_words(kWideLog2), long_words(kLongBytes) {
             for (const WordCache::Slot& seed : seeds) words.insert(seed.key, {seed.ids, seed.count});
         }
 
-        std::size_t num_bytes() const noexcept { return words.num_bytes() + long_words.num_bytes(); }
+        std::size_t num_bytes() const noexcept {
+            return words.num_bytes() + wide_words.num_bytes() + long_words.num_bytes();
+        }
 
+        // A slot of the first two whose count is kMany says that the ids are among the long words.
         WordCache words;
+        WideCache wide_words;
         LongWordCache long_words;
     };
+    static constexpr std::uint8_t kMany = 0xff;
     static constexpr unsigned kWordsLog2 = 17;
+    static constexpr unsigned kWideLog2 = 16;
     static constexpr std::size_t kLongBytes = 4 << 20;
 
     std::size_t num_bytes() const noexcept override {
@@ -92,8 +129,10 @@ struct WordPiece::Kept final : Memory {
 
     std::optional<Lane> raw;  // each is made when it is first needed
     std::optional<Lane> normal;
-    Runes runes;         // the word at hand
-    std::string buffer;  // a run that went through the normalizer
+    static constexpr std::size_t kBatch = 32;
+    std::array<Word, kBatch + kBlockBytes> words;  // of the blocks at hand
+    Symbols word;                                  // the word at hand
+    std::string buffer;                            // a run that went through the normalizer
 };
 
 // Text to ids, with the normalizer or without.
@@ -112,8 +151,13 @@ class WordPiece::Lane {
             kinds_[rune] = character.kind;
             becomes_[rune] = character.becomes;
             if (character.kind != kSeveral) continue;
-            becomes_[rune] = static_cast<std::uint32_t>(several_.size());
-            several_.push_back(std::move(character.several));
+            if (character.several.size() >= kMostSeveral) {
+                kinds_[rune] = kSorted;  // slow, and right
+                continue;
+            }
+            becomes_[rune] =
+                static_cast<std::uint32_t>(several_.size() * kMostSeveral + character.several.size());
+            for (const Rune part : character.several) several_.push_back(pieces_.symbol(part));
         }
         // Words of the vocabulary, the most frequent ones (the lowest ids, in all that we know) last.
         Kept kept;
@@ -122,6 +166,7 @@ class WordPiece::Lane {
             const std::string_view word = entry->first;
             const char* const end = word.data() + word.size();
             if (word.size() > WordKey::kMaxBytes || end_of_run(word.data(), end) != end) continue;
+            if (!is_ascii(key(word.data(), word.size(), end))) continue;
             ids.clear();
             if (!append_run(word, kept, ids) || ids.size() > WordCache::kMaxIds) continue;
             WordCache::Slot& seed = seeds_.emplace_back();
@@ -153,6 +198,7 @@ class WordPiece::Lane {
 
   private:
     static constexpr Rune kTableEnd = 0x20000;
+    static constexpr std::uint32_t kMostSeveral = 16;
 
     struct Character {
         Kind kind = kUnknown;
@@ -182,7 +228,7 @@ class WordPiece::Lane {
             character.kind = kSeparator;
         } else if (std::none_of(normal.begin(), normal.end(), ends_word)) {
             character.kind = normal.size() == 1 ? kOne : kSeveral;
-            character.becomes = normal[0];
+            character.becomes = pieces_.symbol(normal[0]);
             if (std::any_of(normal.begin(), normal.end(), [](Rune r) { return (classes(r) & kMark) != 0; }) &&
                 is_sorted(text, normal))
                 character.kind = kSorted;
@@ -190,7 +236,8 @@ class WordPiece::Lane {
             std::erase_if(normal, is_separator);
             if (normal.size() != 1) return character;
             Ids ids;
-            pieces_.append_word(normal, ids);
+            const Symbol symbol = pieces_.symbol(normal[0]);
+            pieces_.append_word({&symbol, 1}, ids);
             character.kind = kAlone;
             character.becomes = static_cast<std::uint32_t>(ids.data()[0]);
         }
@@ -211,7 +258,7 @@ class WordPiece::Lane {
         return !normal_form("\U0001d16d" + text, found) || found != expected;
     }
 
-    // That ASCII is what append_ascii() takes it for.
+    // That ASCII is what blocks take it for.
     void check_ascii() const {
         const auto are = [this](std::string_view characters, Kind kind) {
             return std::all_of(characters.begin(), characters.end(),
@@ -238,9 +285,30 @@ class WordPiece::Lane {
         return lowers_ ? key_of<true>(word, length, end) : key_of<false>(word, length, end);
     }
 
+    template <bool kLower>
+    static void set_word(Word& word, const char* begin, std::size_t length, const char* end,
+                         const Kept::Lane& caches) noexcept {
+        word.begin = begin;
+        word.length = length;
+        word.where = Word::Where::kLong;
+        if (word.has_key()) {
+            word.key = key_of<kLower>(begin, length, end);
+            if (is_ascii(word.key)) [[likely]] {
+                word.where = Word::Where::kShort;
+                word.hash = word.key.hash();
+                caches.words.prefetch(word.hash);
+                return;
+            }
+        }
+        if (length > WideCache::kMaxBytes) return;
+        word.where = Word::Where::kWide;
+        word.hash = WideCache::hash(word.wide_bytes());
+        caches.wide_words.prefetch(word.hash);
+    }
+
     // Appends the tokens of a run. False: the normalizer gives it up.
     bool append_run(std::string_view run, Kept& kept, Ids& out) const {
-        Runes& word = kept.runes;
+        Symbols& word = kept.word;
         word.clear();
         bool sorted = false;
         for (std::size_t at = 0; at < run.size() && word.size() <= pieces_.max_chars();) {
@@ -257,9 +325,11 @@ class WordPiece::Lane {
                 becomes = character.becomes;
             }
             if (kind == kOne) {
+                if (becomes == 0) return out.push(pieces_.unk()), true;  // no token holds it
                 word.push_back(becomes);
             } else if (kind == kSeveral) {
-                word.insert(word.end(), several_[becomes].begin(), several_[becomes].end());
+                const auto several = several_.begin() + becomes / kMostSeveral;
+                word.insert(word.end(), several, several + becomes % kMostSeveral);
             } else if (kind == kAlone) {  // punctuation, which comes here by itself
                 return out.push(static_cast<Id>(becomes)), true;
             } else if (kind == kSorted) {
@@ -267,44 +337,94 @@ class WordPiece::Lane {
                 break;
             }
         }
-        if (sorted) {
-            if (!normalizer_->apply(run, kept.buffer)) return false;
-            word.clear();
-            append_runes(kept.buffer, word);
-        }
+        if (sorted && !sort(run, kept)) return false;
         if (!word.empty()) pieces_.append_word(word, out);
-        if (word.capacity() > kLargest) Runes().swap(word);
+        if (word.capacity() > kLargest) Symbols().swap(word);
         if (kept.buffer.capacity() > kLargest) std::string().swap(kept.buffer);
         return true;
     }
 
     static constexpr std::size_t kLargest = 1 << 16;
 
-    // Appends the tokens of a run that is not among the short words.
-    bool append_miss(std::string_view run, Kept& kept, Kept::Lane& caches, Ids& out) const {
-        if (run.size() > kLongest) return append_run(run, kept, out);
-        const std::uint64_t hash = LongWordCache::hash(run);
-        const std::span<const Id> known = caches.long_words.find(run, hash);
-        if (known.data() != nullptr) return out.append(known), true;
-        const std::size_t before = out.size();
-        if (!append_run(run, kept, out)) return false;
-        const std::span<const Id> ids = out.all().subspan(before);
-        if (run.size() <= WordKey::kMaxBytes && ids.size() <= WordCache::kMaxIds) {
-            caches.words.insert(key(run.data(), run.size(), run.data() + run.size()), ids);
-        } else {
-            caches.long_words.insert(run, hash, ids);
-        }
+    // Puts into kept.word what the normalizer makes of the whole run.
+    bool sort(std::string_view run, Kept& kept) const {
+        if (!normalizer_->apply(run, kept.buffer)) return false;
+        const std::string_view normal = kept.buffer;
+        kept.word.clear();
+        for (std::size_t at = 0; at < normal.size();
+             at += sequence_length(static_cast<unsigned char>(normal[at])))
+            kept.word.push_back(pieces_.symbol(decode(normal.data() + at)));
         return true;
+    }
+
+    // Appends the tokens of words, in their order. False: the normalizer gives one up.
+    bool append_words(std::span<const Word> words, Kept& kept, Kept::Lane& caches, Ids& out) const;
+
+    // Appends the tokens of a word that append_words() did not find. `is_long`: they may be among the long words.
+    bool append_miss(const Word& word, bool is_long, Kept& kept, Kept::Lane& caches, Ids& out) const {
+        const std::uint64_t hash = is_long ? LongWordCache::hash(word.bytes()) : 0;
+        if (is_long) {
+            const std::span<const Id> known = caches.long_words.find(word.bytes(), hash);
+            if (known.data() != nullptr) return out.append(known), true;
+        }
+        const std::size_t before = out.size();
+        if (!append_run(word.bytes(), kept, out)) return false;
+        keep(word, out.all().subspan(before), caches);
+        return true;
+    }
+
+    static void keep(const Word& word, std::span<const Id> ids, Kept::Lane& caches) {
+        using enum Word::Where;
+        if (word.where == kShort && ids.size() <= WordCache::kMaxIds)
+            return caches.words.insert(word.key, ids);
+        if (word.where == kWide && ids.size() <= WideCache::kMaxIds)
+            return caches.wide_words.insert(word.wide_bytes(), word.hash, ids, word.has_key());
+        if (word.length > kLongest) return;
+        caches.long_words.insert(word.bytes(), LongWordCache::hash(word.bytes()), ids);
+        if (word.where == kShort) caches.words.claim(word.key).count = Kept::kMany;
+        if (word.where == kWide)
+            caches.wide_words.claim(word.wide_bytes(), word.hash, word.has_key()).count = Kept::kMany;
     }
 
     static constexpr std::size_t kLongest = 256;  // bytes; what is longer seldom comes again
 
-    // ASCII words and punctuation from `at`, in blocks that begin before `last`; kReach bytes from each must be
-    // readable. Returns where it came to: at something strange or the word before it, at a word longer than a
-    // block, or where no further block begins.
+    // Finds out what those characters of a block are that classify() did not: it puts their bytes among the words or
+    // the spaces, or returns the first bytes of those that are tokens by themselves. `stop` becomes where the block
+    // must end before its end. False: there stands a character that no block can have.
+    bool look_up(const char* at, Block& block, std::uint64_t& alone, unsigned& stop) const noexcept {
+        for (std::uint64_t firsts = block.firsts; firsts != 0; firsts &= firsts - 1) {
+            const auto place = static_cast<unsigned>(std::countr_zero(firsts));
+            const Rune rune = decode(at + place);
+            const auto length = static_cast<unsigned>(sequence_length(static_cast<unsigned char>(at[place])));
+            const std::uint64_t bytes = ((std::uint64_t{1} << length) - 1) << place;
+            const Kind kind = rune < kTableEnd ? Kind{kinds_[rune]} : kUnknown;
+            if (is_in_run(kind)) [[likely]] {
+                block.words |= bytes;
+                continue;
+            }
+            if (kind == kUnknown || place + length > kBlockBytes) {
+                stop = place;
+                return kind != kUnknown;
+            }
+            if (kind == kAlone) {
+                alone |= std::uint64_t{1} << place;
+            } else {
+                block.spaces |= bytes;
+            }
+        }
+        return true;
+    }
+
+    // The words of a text from `at`, in blocks that begin before `last`; kReach bytes from each must be readable.
+    // Returns where it came to: at a character that no block can have or the word before it, at a word longer than a
+    // block, or where no further block begins; null: the normalizer gives the text up.
     template <bool kLower>
-    const char* append_ascii(const char* at, const char* last, Kept& kept, Kept::Lane& caches,
-                             Ids& out) const;
+    const char* append_blocks(const char* at, const char* last, Kept& kept, Kept::Lane& caches,
+                              Ids& out) const;
+
+    // Appends what begins at `at`, a word or a character that is none, however long. Null as above.
+    template <bool kLower>
+    const char* append_one(const char* at, const char* end, Kept& kept, Kept::Lane& caches, Ids& out) const;
 
     template <bool kLower>
     bool encode(std::string_view text, Kept& kept, Kept::Lane& caches, Ids& out) const;
@@ -314,37 +434,69 @@ class WordPiece::Lane {
     bool lowers_;
     std::vector<std::uint8_t> kinds_;
     std::vector<std::uint32_t> becomes_;
-    std::vector<Runes> several_;
+    Symbols several_;                     // those of all that are kSeveral, which say where theirs begin
     std::vector<WordCache::Slot> seeds_;  // words that a cache begins with
 };
 
+bool WordPiece::Lane::append_words(std::span<const Word> words, Kept& kept, Kept::Lane& caches,
+                                   Ids& out) const {
+    using enum Word::Where;
+    const std::size_t most_ids = words.size() * WideCache::kMaxIds + 1;
+    Id* room = out.room_for(most_ids);
+    std::size_t num_ids = 0;
+    for (const Word& word : words) {
+        bool is_long = word.where == kLong && word.length <= kLongest;
+        if (word.where == kShort) [[likely]] {
+            if (const WordCache::Slot* const slot = caches.words.find(word.key, word.hash)) [[likely]] {
+                std::memcpy(room + num_ids, slot->ids, sizeof slot->ids);
+                is_long = slot->count == Kept::kMany;
+                num_ids += is_long ? 0 : slot->count;
+                if (!is_long) continue;
+            }
+        } else if (word.where == kWide) {
+            const WideCache::Slot* const slot =
+                caches.wide_words.find(word.wide_bytes(), word.hash, word.has_key());
+            if (slot != nullptr) [[likely]] {
+                std::memcpy(room + num_ids, slot->ids, sizeof slot->ids);
+                is_long = slot->count == Kept::kMany;
+                num_ids += is_long ? 0 : slot->count;
+                if (!is_long) continue;
+            }
+        } else if (word.where == kKnown) {
+            room[num_ids++] = word.id;
+            continue;
+        }
+        out.grow_by(num_ids);
+        num_ids = 0;
+        if (!append_miss(word, is_long, kept, caches, out)) return false;
+        room = out.room_for(most_ids);
+    }
+    out.grow_by(num_ids);
+    return true;
+}
+
 template <bool kLower>
-const char* WordPiece::Lane::append_ascii(const char* at, const char* last, Kept& kept, Kept::Lane& caches,
-                                          Ids& out) const {
-    constexpr std::size_t kMostIds = kBlockBytes * WordCache::kMaxIds;
-    constexpr WordKey kNoKey{~std::uint64_t{0}, ~std::uint64_t{0}};  // of a word that is too long for a key
-    struct Word {
-        WordKey key;
-        std::uint64_t hash;
-        unsigned begin;
-        unsigned length;
-    };
-    std::array<Word, kBlockBytes> found_words;
-    while (at < last) {
-        const Block block = classify(at);
-        const unsigned stop = static_cast<unsigned>(std::countr_zero(block.strange));  // 64: nothing strange
+const char* WordPiece::Lane::append_blocks(const char* at, const char* last, Kept& kept, Kept::Lane& caches,
+                                           Ids& out) const {
+    // Words are collected from several blocks, so that what they lead to has arrived from memory by then.
+    std::span<Word> words = kept.words;
+    std::size_t count = 0;
+    bool goes_on = true;
+    while (goes_on && at < last) {
+        Block block = classify(at);
+        unsigned stop = kBlockBytes;
+        std::uint64_t alone = 0;
+        if (block.firsts != 0) goes_on = look_up(at, block, alone, stop);
         const std::uint64_t known = stop == kBlockBytes ? ~std::uint64_t{0} : (std::uint64_t{1} << stop) - 1;
-        const std::uint64_t inner = block.words & block.words << 1;  // in a word, and not its first byte
+        // In a word or a character, and not its first byte.
+        const std::uint64_t inner = (block.words & block.words << 1) | block.others;
         std::uint64_t starts = ~inner & ~block.spaces & known;
         const std::uint64_t ends = ~inner;  // the first of these behind a start is the end of its word
-
-        // First all keys of the block, then what they lead to, which has arrived from memory by then.
-        std::size_t count = 0;
         const char* next = at + stop;
         while (starts != 0) {
-            const unsigned begin = static_cast<unsigned>(std::countr_zero(starts));
+            const auto begin = static_cast<unsigned>(std::countr_zero(starts));
             starts &= starts - 1;
-            // What follows in the block, and its end, which ends punctuation in its last byte.
+            // What follows in the block, and its end, which ends what is no word in its last byte.
             const std::uint64_t behind = ends >> begin >> 1 | std::uint64_t{1} << (kBlockBytes - 1 - begin);
             const std::size_t length = static_cast<std::size_t>(std::countr_zero(behind)) + 1;
             const char* const word = at + begin;
@@ -352,33 +504,38 @@ const char* WordPiece::Lane::append_ascii(const char* at, const char* last, Kept
                 next = word;
                 break;
             }
-            Word& found = found_words[count++];
-            found.key =
-                length <= WordKey::kMaxBytes ? key_of<kLower>(word, length, last + kReach - 1) : kNoKey;
-            found.hash = found.key.hash();
-            found.begin = begin;
-            found.length = static_cast<unsigned>(length);
-            caches.words.prefetch(found.hash);
-        }
-        Id* room = out.room_for(kMostIds);
-        std::size_t num_ids = 0;
-        for (const Word& word : std::span(found_words.data(), count)) {
-            if (const WordCache::Slot* const slot = caches.words.find(word.key, word.hash)) [[likely]] {
-                std::memcpy(room + num_ids, slot->ids, sizeof slot->ids);
-                num_ids += slot->count;
-                continue;
+            Word& found = words[count++];
+            if ((alone >> begin & 1) == 0) [[likely]] {
+                set_word<kLower>(found, word, length, last + kReach - 1, caches);
+            } else {
+                found.where = Word::Where::kKnown;
+                found.id = static_cast<Id>(becomes_[decode(word)]);
             }
-            out.grow_by(num_ids);
-            num_ids = 0;
-            append_miss({at + word.begin, word.length}, kept, caches, out);
-            room = out.room_for(kMostIds);
         }
-        out.grow_by(num_ids);
-        const bool is_stuck = stop != kBlockBytes || next == at;
+        goes_on = goes_on && next != at;
         at = next;
-        if (is_stuck) break;
+        if (count >= Kept::kBatch) {
+            if (!append_words(words.first(count), kept, caches, out)) return nullptr;
+            count = 0;
+        }
     }
-    return at;
+    return append_words(words.first(count), kept, caches, out) ? at : nullptr;
+}
+
+template <bool kLower>
+const char* WordPiece::Lane::append_one(const char* at, const char* end, Kept& kept, Kept::Lane& caches,
+                                        Ids& out) const {
+    const Rune rune = decode(at);
+    const Kind kind = kind_of(rune);
+    if (is_in_run(kind)) {
+        const char* const behind = end_of_run(at, end);
+        Word word;
+        set_word<kLower>(word, at, static_cast<std::size_t>(behind - at), end, caches);
+        return append_words({&word, 1}, kept, caches, out) ? behind : nullptr;
+    }
+    if (kind == kUnknown) return nullptr;
+    if (kind == kAlone) out.push(static_cast<Id>(rune < kTableEnd ? becomes_[rune] : ask(rune).becomes));
+    return at + sequence_length(static_cast<unsigned char>(*at));
 }
 
 template <bool kLower>
@@ -386,52 +543,24 @@ bool WordPiece::Lane::encode(std::string_view text, Kept& kept, Kept::Lane& cach
     const char* at = text.data();
     const char* const end = at + text.size();
     std::array<char, 2 * kReach> tail;
-    bool was_ascii = false;  // append_ascii() has just come here
     while (at != end) {
-        const Rune rune = decode(at);
-        Kind kind;
-        std::uint32_t becomes;
-        if (rune < kTableEnd) [[likely]] {
-            kind = Kind{kinds_[rune]};
-            becomes = becomes_[rune];
-        } else {
-            const Character character = ask(rune);
-            kind = character.kind;
-            becomes = character.becomes;
+        if (end - at >= static_cast<std::ptrdiff_t>(kReach)) {
+            at = append_blocks<kLower>(at, end - (kReach - 1), kept, caches, out);
+            if (at == nullptr) return false;
         }
-        if (is_in_run(kind)) {
-            if (!was_ascii && end - at >= 16 && is_ascii_16(at)) {
-                if (end - at >= static_cast<std::ptrdiff_t>(kReach))
-                    at = append_ascii<kLower>(at, end - (kReach - 1), kept, caches, out);
-                const auto left = static_cast<std::size_t>(end - at);
-                if (left < kReach) {
-                    // What is left goes where enough bytes can be read; the spaces behind it are no tokens.
-                    std::memcpy(tail.data(), at, left);
-                    std::memset(tail.data() + left, ' ', tail.size() - left);
-                    const char* const last = tail.data() + left;
-                    at += std::min(append_ascii<kLower>(tail.data(), last, kept, caches, out), last) -
-                          tail.data();
-                }
-                was_ascii = true;
-                continue;
-            }
-            const char* const run = at;
-            at = end_of_run(run, end);
-            const auto length = static_cast<std::size_t>(at - run);
-            const WordCache::Slot* slot = nullptr;
-            if (length <= WordKey::kMaxBytes) slot = caches.words.find(key_of<kLower>(run, length, end));
-            if (slot != nullptr) {
-                std::memcpy(out.room_for(WordCache::kMaxIds), slot->ids, sizeof slot->ids);
-                out.grow_by(slot->count);
-            } else if (!append_miss({run, length}, kept, caches, out)) {
-                return false;
-            }
-        } else {
-            if (kind == kAlone) out.push(static_cast<Id>(becomes));
-            if (kind == kUnknown) return false;
-            at += sequence_length(static_cast<unsigned char>(*at));
+        const auto left = static_cast<std::size_t>(end - at);
+        if (left < kReach) {
+            // What is left goes where enough bytes can be read; the spaces behind it are no tokens.
+            std::memcpy(tail.data(), at, left);
+            std::memset(tail.data() + left, ' ', tail.size() - left);
+            const char* const last = tail.data() + left;
+            const char* const to = append_blocks<kLower>(tail.data(), last, kept, caches, out);
+            if (to == nullptr) return false;
+            at += std::min(to, last) - tail.data();
+            if (at == end) break;
         }
-        was_ascii = false;
+        at = append_one<kLower>(at, end, kept, caches, out);
+        if (at == nullptr) return false;
     }
     return true;
 }

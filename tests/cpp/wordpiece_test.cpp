@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -98,6 +99,74 @@ std::string repeated(const std::string& text, int times) {
     std::string result;
     for (int i = 0; i < times; ++i) result += text;
     return result;
+}
+
+// The longest piece first, as one would write it down: the twin of tries, caches and blocks. A word is its letters.
+Tokens slowly(const Tokens& tokens, const Tokens& word) {
+    Tokens result;
+    for (std::size_t at = 0; at < word.size();) {
+        std::string piece, longest;
+        std::size_t end = at;
+        if (at != 0) piece = "##";
+        for (std::size_t next = at; next < word.size(); ++next) {
+            piece += word[next];
+            if (std::find(tokens.begin(), tokens.end(), piece) != tokens.end())
+                longest = piece, end = next + 1;
+        }
+        if (end == at) return {"[UNK]"};
+        result.push_back(longest);
+        at = end;
+    }
+    return result;
+}
+
+// Texts of random words, of what stands between words, and of characters that are words by themselves, against slowly().
+void agrees_with_the_twin(const WordPieceSettings& settings, const Tokens& letters, const Tokens& spaces,
+                          const Tokens& alone) {
+    std::mt19937 random(7);
+    const auto below = [&random](std::size_t end) { return static_cast<std::size_t>(random() % end); };
+    const auto word_of = [&](std::size_t length) {
+        const std::size_t script = below(2);  // most words keep to one
+        Tokens word;
+        for (std::size_t i = 0; i < length; ++i)
+            word.push_back(letters[(below(12) == 0 ? below(2) : script) * letters.size() / 2 +
+                                   below(letters.size() / 2)]);
+        return word;
+    };
+    Tokens tokens = {"[UNK]"};
+    const auto add = [&tokens](const std::string& token) {
+        if (std::find(tokens.begin(), tokens.end(), token) == tokens.end()) tokens.push_back(token);
+    };
+    for (std::size_t i = 0; i + 1 < letters.size(); ++i) add(letters[i]), add("##" + letters[i]);
+    for (std::size_t i = 0; i + 1 < alone.size(); ++i) add(alone[i]);
+    for (int i = 0; i < 60; ++i) {
+        std::string piece;
+        for (const std::string& letter : word_of(2 + below(5))) piece += letter;
+        add(i % 2 == 0 ? piece : "##" + piece);
+    }
+    Subject encode(settings, tokens);
+    for (int round = 0; round < 3000; ++round) {
+        std::string text;
+        Tokens expected;
+        const auto extend = [&](const Tokens& more) {
+            expected.insert(expected.end(), more.begin(), more.end());
+        };
+        for (std::size_t words = below(30); words > 0; --words) {
+            const Tokens word = word_of(1 + (below(9) == 0 ? below(90) : below(9)));
+            for (const std::string& letter : word) text += letter;
+            extend(slowly(tokens, word));
+            for (std::size_t between = 1 + below(3); between > 0; --between) {
+                if (below(3) != 0) {
+                    text += spaces[below(spaces.size())];
+                } else {
+                    const std::string one = alone[below(alone.size())];
+                    text += one;
+                    extend(slowly(tokens, {one}));
+                }
+            }
+        }
+        CHECK(encode(text) == expected);
+    }
 }
 
 }  // namespace
@@ -240,6 +309,16 @@ TEST(words_before_and_behind_do_not_matter) {
             }
         }
     }
+}
+
+TEST(texts_of_many_scripts_are_as_the_twin_says) {
+    // In each half of the letters one kind of script; the last letter, and the last that stands alone, is in no token.
+    const Tokens letters = {"a", "b", "c", "d", "1", "\u0434", "\u0e01", "\U0001f600", "\u0639", "\u044f"};
+    const Tokens spaces = {" ", "\n", "\u00a0", "\u3000", "\u2028", "\t "};
+    const Tokens alone = {"!", "\u201c", "\u3002", "\u4e2d", "\U00020bb7", "\u00bf"};
+    agrees_with_the_twin({}, letters, spaces, alone);
+    const Tokens more = {"a", "B", "c", "D", "1", "\u0434", "\u00c9", "\U00020bb7", "\u4e2d", "\u044f"};
+    agrees_with_the_twin(without_normalizer(), more, spaces, {"!", "\u201c", "\u3002", "\u00bf"});
 }
 
 TEST(a_text_may_be_cut_between_words) {
