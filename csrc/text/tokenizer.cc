@@ -36,16 +36,23 @@ Tokenizer::Tokenizer(std::unique_ptr<const Model> model, AddedTokens raw, AddedT
       guards_(std::move(guards)) {}
 
 std::unique_ptr<Workspace> Tokenizer::borrow() const {
+    const std::thread::id me = std::this_thread::get_id();
     {
         const std::lock_guard lock(lending_);
         if (!idle_.empty()) {
+            // Its own, if it has one here: that is what this thread's core has in its caches. Else the last one.
+            auto found = std::ranges::find(idle_, me, [](const auto& idle) { return idle->user; });
+            if (found == idle_.end()) --found;
+            std::swap(*found, idle_.back());
             std::unique_ptr<Workspace> workspace = std::move(idle_.back());
             idle_.pop_back();
+            workspace->user = me;
             return workspace;
         }
     }
     auto workspace = std::make_unique<Workspace>();
     workspace->memory = model_->new_memory();
+    workspace->user = me;
     return workspace;
 }
 

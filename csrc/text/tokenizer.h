@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "text/added.h"
@@ -26,6 +27,7 @@ namespace penstock::text {
 // What one call needs at a time. Belongs to one thread at a time.
 struct Workspace {
     std::unique_ptr<Memory> memory;
+    std::thread::id user;  // who has it, or had it last
     std::vector<Stretch> stretches;
     std::vector<Stretch> inner;
     std::string normalized;
@@ -86,7 +88,7 @@ class Tokenizer {
     Tokenizer(std::unique_ptr<const Model> model, AddedTokens raw, AddedTokens normalized,
               std::optional<AddedTokens> guards);
 
-    // Never blocks for long: a mutex around a list.
+    // Never blocks for long: a mutex around a list. A thread gets what it had last, if nobody else took it meanwhile.
     std::unique_ptr<Workspace> borrow() const;
     void give_back(std::unique_ptr<Workspace> workspace) const;
 

@@ -4,6 +4,8 @@
 
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -221,6 +223,22 @@ TEST(a_workspace_is_lent_again) {
     const auto* const address = first.get();
     set.tokenizer->give_back(std::move(first));
     CHECK(set.tokenizer->borrow().get() == address);
+}
+
+TEST(a_thread_gets_the_workspace_that_it_had) {
+    const Set set;
+    auto mine = set.tokenizer->borrow();
+    const auto* const address = mine.get();
+    for (const bool is_mine_last : {true, false}) {
+        std::thread([&] {
+            auto other = set.tokenizer->borrow();
+            if (is_mine_last) set.tokenizer->give_back(std::move(other));
+            set.tokenizer->give_back(std::move(mine));
+            if (!is_mine_last) set.tokenizer->give_back(std::move(other));
+        }).join();
+        mine = set.tokenizer->borrow();
+        CHECK(mine.get() == address);
+    }
 }
 
 CHECK_MAIN()
