@@ -46,6 +46,15 @@ Id id_of(PyObject* object) {
     return static_cast<Id>(id);
 }
 
+// Of a number in JSON: true and false are none.
+double score_of(PyObject* object) {
+    if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
+    if (!PyLong_CheckExact(object)) throw py::value_error("Unigram with a score that is no number");
+    const double score = PyLong_AsDouble(object);
+    if (score == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return score;
+}
+
 // Views of the strings in the dict: valid while it is.
 std::vector<text::TokenIds::Token> tokens_from(const VocabularyDict& vocabulary) {
     std::vector<text::TokenIds::Token> tokens;
@@ -205,10 +214,10 @@ ModelHandle unigram(const py::typing::List<py::object>& vocabulary, std::size_t 
     std::vector<text::Unigram::Piece> pieces;
     pieces.reserve(vocabulary.size());
     for (const py::handle entry : vocabulary) {
-        const auto pair = py::cast<py::sequence>(entry);
-        if (pair.size() != 2) throw py::value_error("a piece is not a string and a score");
-        const py::object piece = pair[0];
-        pieces.push_back({view_of(piece.ptr()), py::cast<double>(pair[1])});
+        PyObject* const pair = entry.ptr();
+        if (!PyList_Check(pair) || PyList_GET_SIZE(pair) != 2)
+            throw py::value_error("a piece is not a string and a score");
+        pieces.push_back({view_of(PyList_GET_ITEM(pair, 0)), score_of(PyList_GET_ITEM(pair, 1))});
     }
     std::vector<text::Unigram::Step> steps;
     for (const Step& step : normalizer) steps.push_back(unigram_step_from(step));

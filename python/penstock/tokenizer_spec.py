@@ -8,7 +8,9 @@ whole job. The file is untrusted; what is not as it must be is refused like what
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from tokenizers import pre_tokenizers
@@ -58,7 +60,7 @@ def _read(document: Json) -> Known:
     built = families[kind](document, model)
     vocabulary = model["vocab"]
     if not isinstance(vocabulary, Mapping):
-        vocabulary = {piece: at for at, (piece, _) in enumerate(vocabulary)}
+        vocabulary = dict(zip(map(itemgetter(0), vocabulary), itertools.count()))
     ids = _ids_of_added(document, vocabulary, len(model["vocab"]))
     raw, normalized = _added_tokens(document, ids, built)
     native = _core.Tokenizer(built, raw, normalized, _guards(document, normalized))
@@ -178,8 +180,6 @@ def _unigram(document: Json, model: Json) -> _core.Model:
         raise Unknown(f"Unigram with pre_tokenizer {_names(steps)}")
     if model.get("unk_id") is None:
         raise Unknown("Unigram without unk_id")
-    if any(type(score) not in (int, float) for _, score in model["vocab"]):
-        raise Unknown("Unigram with a score that is no number")
     return _core.unigram(
         model["vocab"],
         unk_id=model["unk_id"],

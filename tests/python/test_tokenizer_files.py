@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 import tokenizers
 
+from penstock import tokenizer_native
 from penstock.errors import ConfigError, TokenizerError
 from penstock.tokenizer import Tokenizer
+from penstock.tokenizer_spec import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -327,3 +331,52 @@ def test_real_folders_agree_with_transformers(test_data: Path, name: str) -> Non
     assert [
         row.tolist() for row in np.split(ours.encode_batch(texts).ids, np.cumsum([len(r) for r in ids])[:-1])
     ] == ids
+
+
+def test_no_collection_while_a_file_is_read(tiny_wordpiece: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(document: Any) -> Any:
+        seen.append(gc.isenabled())
+        return read(document)
+
+    monkeypatch.setattr(tokenizer_native, "read", watched)
+    assert gc.isenabled()
+    Tokenizer.from_pretrained(tiny_wordpiece)
+    assert seen == [False]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_the_collector_is_left_as_it_was(tiny_wordpiece: Path, tmp_path: Path, *, runs: bool) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"', encoding="utf-8")
+    try:
+        if not runs:
+            gc.disable()
+        Tokenizer.from_pretrained(tiny_wordpiece)
+        assert gc.isenabled() == runs
+        with pytest.raises(TokenizerError):
+            Tokenizer.from_pretrained(tmp_path)
+        assert gc.isenabled() == runs
+    finally:
+        gc.enable()
+
+
+def test_the_last_of_many_threads_starts_the_collector_again() -> None:
+    paused = tokenizer_native._CollectorPaused()
+    first, second = threading.Event(), threading.Event()
+
+    def load() -> None:
+        with paused:
+            first.set()
+            second.wait(10)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    assert first.wait(10)
+    with paused:
+        assert not gc.isenabled()
+    assert not gc.isenabled()  # the other thread is still at it
+    second.set()
+    thread.join(10)
+    assert gc.isenabled()

@@ -75,6 +75,13 @@ def test_scores_are_read_to_the_last_bit_as_tokenizers_reads_them() -> None:
     assert check(text, "ab", "abab").engine == "native"
 
 
+@pytest.mark.parametrize("score", [True, None, "0.5"])
+def test_a_score_that_is_no_number_is_left_to_tokenizers(score: Any) -> None:
+    """It says then that the file is damaged."""
+    with pytest.raises(TokenizerError):
+        load(file_of(unigram(("a", score))))
+
+
 def test_a_number_is_what_tokenizers_makes_of_it() -> None:
     rng = random.Random(5)
     written = ["0.1", "-0.0", "1e22", "1.5e-300", "123456789012345678901234567890.25", "4.9e-324", "1E+2"]
