@@ -14,6 +14,9 @@ Texts and tokenizers are those in PENSTOCK_TEST_DATA. Rivals live in environment
     python benchmarks/tokenize stop       # one document of 1 MB, truncated to 512 tokens: milliseconds
     python benchmarks/tokenize threads    # two Python threads that share one tokenizer
 
+With ``padded`` stands which share of the time goes by outside the engine, and with ``threads`` how much
+processor time a thread takes beside another one: what they share costs time, whatever else runs here.
+
 MB are 10^6 bytes of UTF-8. Run it with nothing else running. (A folder and not ``tokenize.py``: that would
 hide the module of the standard library from every script beside it.)
 """
@@ -30,7 +33,8 @@ import subprocess
 import sys
 import time
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
@@ -60,8 +64,10 @@ KINDS = ("books_en", "code", "multilingual", "adversarial")
 class Timed:
     """A tokenizer: texts to whatever it gives, and from that the ids of each text."""
 
-    encode: Callable[[list[str]], Any]
+    encode: Callable[[Any], Any]
     rows: Callable[[Any], Iterator[list[int]]]
+    prepare: Callable[[list[str]], Any] = list  # what the texts of a call lie in, which is not timed
+    watch: Callable[[Callable[[], None]], float] | None = None  # seconds of some work inside the engine
 
 
 def cut(ids: Any, offsets: Iterable[int]) -> Iterator[list[int]]:
@@ -147,7 +153,44 @@ def penstock_padded(path: str) -> Timed:
             texts, max_length=MAX_LENGTH, padding_side="right", add_special_tokens=False, out=out
         ),
         lambda made: unpadded(made["input_ids"], made["attention_mask"]),
+        watch=partial(inside, tokenizer),
     )
+
+
+def penstock_padded_arrow(path: str) -> Timed:
+    """The same from Arrow arrays."""
+    import pyarrow as pa
+
+    return replace(penstock_padded(path), prepare=pa.array)
+
+
+def inside(tokenizer: Any, work: Callable[[], None]) -> float:
+    """Seconds of some work that go by in C++: reading texts, and filling matrices."""
+    from types import SimpleNamespace
+
+    from penstock import _core, tokenizer_arrays
+
+    spent = 0.0
+
+    def clocked(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run_it(*arguments: Any, **settings: Any) -> Any:
+            nonlocal spent
+            start = time.perf_counter()
+            made = call(*arguments, **settings)
+            spent += time.perf_counter() - start
+            return made
+
+        return run_it
+
+    native, engine = tokenizer._engine._native, tokenizer._engine
+    engine._native = SimpleNamespace(encode_rows=clocked(native.encode_rows))
+    setattr(tokenizer_arrays, "_core", SimpleNamespace(collate=clocked(_core.collate)))  # noqa: B010
+    try:
+        work()
+    finally:
+        engine._native = native
+        setattr(tokenizer_arrays, "_core", _core)  # noqa: B010
+    return spent
 
 
 def gigatoken_padded(path: str) -> Timed:
@@ -204,10 +247,16 @@ PEERS: dict[str, Callable[[str], Timed]] = {
 }
 PADDED: dict[str, Callable[[str], Timed]] = {
     "penstock": penstock_padded,
+    "penstock from Arrow": penstock_padded_arrow,
     "gigatoken 0.10.0": gigatoken_padded,
     "transformers": transformers_padded,
 }
-OURS = ("penstock", "tokenizers 0.23.3", "transformers")  # live in the environment of Penstock itself
+OURS = (
+    "penstock",
+    "penstock from Arrow",
+    "tokenizers 0.23.3",
+    "transformers",
+)  # live in the environment of Penstock itself
 
 
 def documents(kind: str) -> Iterator[str]:
@@ -234,20 +283,36 @@ def renewed(texts: list[str]) -> list[str]:
     return [text.encode().decode() for text in texts]
 
 
-def timed(encode: Callable[[list[str]], Any], texts: list[str]) -> float:
+def timed(peer: Timed, texts: list[str]) -> float:
     """Seconds for all texts, 256 a call."""
     fresh = renewed(texts)
-    batches = [fresh[at : at + BATCH] for at in range(0, len(fresh), BATCH)]
+    batches = [peer.prepare(fresh[at : at + BATCH]) for at in range(0, len(fresh), BATCH)]
     start = time.perf_counter()
     for batch in batches:
-        encode(batch)
+        peer.encode(batch)
     return time.perf_counter() - start
+
+
+def outside(peer: Timed, texts: list[str]) -> float | None:
+    """The share of the time that goes by outside the engine; None: that is not asked of this peer."""
+    if peer.watch is None:
+        return None
+    shares = []
+    for _ in range(HOT_REPEATS):
+        seconds: list[float] = []
+        spent = peer.watch(partial(_clock, peer, texts, seconds))
+        shares.append(1 - spent / seconds[0])
+    return median(shares)
+
+
+def _clock(peer: Timed, texts: list[str], seconds: list[float]) -> None:
+    seconds.append(timed(peer, texts))
 
 
 def digests(peer: Timed, texts: list[str]) -> list[str]:
     """What each text became, short."""
     made = chain.from_iterable(
-        peer.rows(peer.encode(texts[at : at + BATCH])) for at in range(0, len(texts), BATCH)
+        peer.rows(peer.encode(peer.prepare(texts[at : at + BATCH]))) for at in range(0, len(texts), BATCH)
     )
     return [hashlib.sha256(array("q", row).tobytes()).hexdigest()[:16] for row in made]
 
@@ -265,14 +330,15 @@ def child(job: str, name: str, model: str, kind: str) -> dict[str, Any]:
         half = len(warm) // 2
         warm, texts = warm[:half], warm[half:]
     peer = (PADDED if job == "padded" else PEERS)[name](tokenizer_file(model))
-    timed(peer.encode, warm)
+    timed(peer, warm)
     num_bytes = sum(len(text.encode()) for text in texts)
-    fresh = timed(peer.encode, texts)
-    hot = median(timed(peer.encode, texts) for _ in range(HOT_REPEATS))
+    fresh = timed(peer, texts)
+    hot = median(timed(peer, texts) for _ in range(HOT_REPEATS))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "fresh": num_bytes / 1e6 / fresh,
         "hot": num_bytes / 1e6 / hot,
+        "outside": outside(peer, texts),
         "documents": len(texts),
         "peak_mb": peak,
         "digests": digests(peer, texts),
@@ -321,14 +387,18 @@ def threads(model: str, kind: str) -> None:
             tokenizer.encode_batch(batch, add_special_tokens=False)
 
     speeds: dict[int, list[float]] = {1: [], 2: []}
+    busy: dict[int, list[float]] = {1: [], 2: []}  # processor seconds, which other programs hardly change
     for count in (1, 2) * 10:
         with ThreadPoolExecutor(count) as pool:
-            start = time.perf_counter()
+            start, burnt = time.perf_counter(), time.process_time()
             list(pool.map(work, range(4 * count)))  # each thread has the same to do
             speeds[count].append(4 * count * num_bytes / 1e6 / (time.perf_counter() - start))
+            busy[count].append((time.process_time() - burnt) / count)
     one, two = median(speeds[1][1:]), median(speeds[2][1:])
+    share = median(busy[2][1:]) / median(busy[1][1:])
     print(
-        f"{model:<18}{kind:<14}{one:>9.1f} MB/s{two:>9.1f} MB/s with two threads: {two / one:.2f}x",
+        f"{model:<18}{kind:<14}{one:>9.1f} MB/s{two:>9.1f} MB/s with two threads: {two / one:.2f}x; "
+        f"each burns {share:.2f} times the processor time of one alone",
         flush=True,
     )
 
@@ -416,6 +486,7 @@ def summary(made: list[Any], reference: Any) -> dict[str, Any]:
     return {
         "fresh": [each["fresh"] for each in made],
         "hot": [each["hot"] for each in made],
+        "outside": None if made[0]["outside"] is None else median(each["outside"] for each in made),
         "documents": made[0]["documents"],
         "differ": sum(a != b for a, b in pairs),
         "peak_mb": median(each["peak_mb"] for each in made),
@@ -428,10 +499,11 @@ def line(result: dict[str, Any]) -> str:
     if "refused" in result:
         return f"{head}  refused: {result['refused'][:60]}"
     fresh, hot = result["fresh"], result["hot"]
+    share = "" if result["outside"] is None else f"{result['outside']:>7.1%} outside the engine"
     differ = f"  {result['differ']} of {result['documents']} differ" if result["differ"] else ""
     return (
         f"{head}{median(fresh):>8.1f} fresh [{min(fresh):.1f}-{max(fresh):.1f}]{median(hot):>9.1f} hot MB/s"
-        f"{result['peak_mb']:>8.0f} MB peak{differ}"
+        f"{result['peak_mb']:>8.0f} MB peak{share}{differ}"
     )
 
 
