@@ -8,6 +8,7 @@ namespace penstock::bindings {
 PYBIND11_MODULE(_core, m, py::mod_gil_used()) {
     m.doc() = "The compiled part of Penstock. Private: use the package's own names.";
     register_ring(m);
+    register_rows(m);
     register_collate(m);
     register_lend(m);
     register_models(m);

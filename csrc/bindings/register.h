@@ -9,6 +9,7 @@ namespace penstock::bindings {
 namespace py = pybind11;
 
 void register_ring(py::module_& m);
+void register_rows(py::module_& m);
 void register_collate(py::module_& m);
 void register_lend(py::module_& m);
 void register_models(py::module_& m);

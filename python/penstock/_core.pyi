@@ -8,6 +8,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
+import typing_extensions
 
 __all__: list[str] = [
     "Frame",
@@ -17,9 +18,11 @@ __all__: list[str] = [
     "byte_bpe",
     "collate",
     "lend",
+    "newlines",
     "pack",
     "parse_number",
     "piece_bpe",
+    "read_json_strings",
     "unigram",
     "wordpiece",
 ]
@@ -236,6 +239,11 @@ def lend(
     memory must stay valid for as long as `owner` lives.
     """
 
+def newlines(data: bytes) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Where each newline stands, int64.
+    """
+
 def pack(
     ids: numpy.ndarray,
     starts: numpy.ndarray,
@@ -273,6 +281,21 @@ def piece_bpe(
 ) -> Model:
     """
     metaspace: (prepend_scheme, split), or None.
+    """
+
+def read_json_strings(
+    data: bytes,
+    starts: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    ends: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    names: collections.abc.Sequence[str],
+    strings: collections.abc.Sequence[typing_extensions.Buffer],
+    offsets: collections.abc.Sequence[typing_extensions.Buffer],
+) -> bool:
+    """
+    The fields `names` of lines data[starts[i]:ends[i]], each a JSON object, without the GIL.
+
+    For each name a writable buffer of len(data) + 16 bytes, and one of lines + 1 int32, as Arrow wants them. False: some
+    line is not an object with each of these fields once, all strings, or holds what is rare; the buffers mean nothing.
     """
 
 def unigram(

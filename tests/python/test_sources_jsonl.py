@@ -9,13 +9,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock import _core
 from penstock.errors import MissingColumnError, SourceError
-from penstock.sources import jsonl, lines, plan_units
+from penstock.sources import files, jsonl, lines, plan_units
 from test_sources import failures, read, texts
 
 if TYPE_CHECKING:
@@ -282,7 +284,58 @@ def test_good_blocks_are_parsed_by_arrow_alone(path: Path, monkeypatch: pytest.M
     path.write_bytes((GOOD + b"\r\n" + AFTER.replace(b"\n", b"\r\n")) * 100)
     rows = read(path)
     monkeypatch.setattr(jsonl._Decoder, "_decode_lines", refuse)
+    monkeypatch.setattr(jsonl, "read_strings", lambda *_: None)
     assert read(path) == rows
+
+
+def test_good_blocks_of_strings_are_read_without_arrow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a good block of strings went to Arrow")
+
+    line = json.dumps({"id": "\u00e9\ud83c\udf0a", "n": [1.5, None], "text": 'a "b"\n\t\u6c34'}).encode()
+    plain = '{"text": "\u6c34", "id": "", "n": {"text": 5}}'.encode()
+    path.write_bytes(b"\n".join([line, b"", plain, b" \r", line]))
+    monkeypatch.setattr(jsonl._Decoder, "_parse", refuse)
+    monkeypatch.setattr(jsonl._Decoder, "_decode_lines", refuse)
+    rows = read(path, keep=["id"])
+    assert [(row.number, row.values) for row in rows] == [
+        (0, ('a "b"\n\t\u6c34', "\u00e9\U0001f30a")),
+        (2, ("\u6c34", "")),
+        (4, ('a "b"\n\t\u6c34', "\u00e9\U0001f30a")),
+    ]
+
+
+def test_what_is_not_wanted_of_a_block_is_not_kept_in_memory(path: Path) -> None:
+    path.write_bytes(b'{"text": "short", "other": "' + b"x" * 999_000 + b'"}\n')
+    (chunk,) = files(path).chunks()
+    assert chunk.batch.column(0).to_pylist() == ["short"]
+    before = pa.total_allocated_bytes()
+    del chunk
+    assert before - pa.total_allocated_bytes() < 1_000
+
+
+WRONG_CALLS: list[tuple[dict[str, Any], str]] = [
+    ({"starts": [0, 2], "ends": [5]}, "starts and ends differ in length"),
+    ({"starts": [2], "ends": [1]}, "line 0 begins or ends before"),
+    ({"starts": [0, 1], "ends": [2, 4]}, "line 1 begins or ends before"),
+    ({"starts": [-1], "ends": [1]}, "line 0 begins or ends before"),
+    ({"starts": [0], "ends": [99]}, "the last line ends behind the data"),
+    ({"strings": []}, "one buffer of bytes and one of offsets for each name"),
+    ({"strings": [bytearray(15)]}, "must have 29 elements of 1 bytes"),
+    ({"offsets": [np.zeros(1, np.int32)]}, "must have 2 elements of 4 bytes"),
+    ({"offsets": [np.zeros(9, np.int64)]}, "must have 2 elements of 4 bytes"),
+    ({"offsets": [np.zeros(9, np.int32)[::2]]}, "must have 2 elements of 4 bytes"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_CALLS)
+def test_the_core_refuses_buffers_and_lines_that_do_not_fit(wrong: dict[str, Any], message: str) -> None:
+    call: dict[str, Any] = {"data": b'{"text": "a"}', "starts": [0], "ends": [13], "names": ["text"]}
+    call |= {"strings": [bytearray(29)], "offsets": [np.zeros(2, np.int32)]}
+    numbers = {name: np.array((call | wrong)[name], np.int64) for name in ("starts", "ends")}
+    assert _core.read_json_strings(**call)
+    with pytest.raises(ValueError, match=message):
+        _core.read_json_strings(**(call | wrong | numbers))
 
 
 def twin(content: bytes) -> list[tuple[int, str | None]]:
@@ -343,6 +396,19 @@ def test_whatever_is_in_the_file_the_rows_are_those_of_json_loads(
             assert expected == [] or all(text is None for _, text in expected[:1])
             return
     assert [(row.number, row.values[0]) for row in rows] == expected
+
+
+@given(content=any_content, good=st.lists(st.builds(json.dumps, objects), max_size=3))
+def test_whatever_the_core_takes_arrow_and_json_read_alike(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, good: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "core.jsonl"
+    path.write_bytes(b'{"text": "a", "id": "b"}\n' + "".join(line + "\n" for line in good).encode() + content)
+    for keep in ([], ["id"]):
+        found = read(path, keep=keep)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jsonl, "read_strings", lambda *_: None)
+            assert found == read(path, keep=keep)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -1,6 +1,6 @@
 """Rows as Arrow record batches, wherever they come from.
 
-From the ground up: ``chunk`` (what comes out) and ``seal`` (its only maker), ``values`` and ``kept``
+From the ground up: ``chunk`` (what comes out) and ``seal`` (where it is made), ``values`` and ``kept``
 (what one value, one kept column must be), ``paths`` and ``streams`` (files, bytes), ``lines``,
 ``records`` and ``rowfiles`` (where rows begin and end), ``jsonl``, ``csv``, ``text``, ``parquet``,
 ``ipc`` and ``columnar`` (one format each), ``formats`` (all of them), ``tables`` and ``rows`` (data in

@@ -1,7 +1,7 @@
 """What every source yields: chunks of rows as Arrow record batches, and what is wrong with them.
 
 A :class:`Chunk` keeps every row in its place. A row that cannot be used has null text and an entry in
-``failures``, so that the rows around it keep their positions. :func:`seal` is the only maker of chunks:
+``failures``, so that the rows around it keep their positions. ``seal`` is where chunks are made:
 whatever reads rows ends there, so that null text, invalid UTF-8 and rows over ``max_row_bytes`` are
 found in one place, whatever the format.
 """

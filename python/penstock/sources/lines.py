@@ -1,6 +1,6 @@
 """Blocks of whole lines: the ground that JSONL and text stand on, and CSV in part.
 
-A :class:`Block` holds about 1 MB of whole records and where each begins and ends, found with numpy.
+A :class:`Block` holds about 1 MB of whole records and where each begins and ends.
 Reading and planning go through the same blocks, so that a unit planned at some byte is a unit that
 reads the same rows.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from penstock import _core
 from penstock.errors import RowError, SourceError
 from penstock.sources.seal import failed_rows, too_large
 from penstock.sources.streams import BrokenStream, ByteStream
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
-_NEWLINE, _RETURN, _SPACE = 10, 13, 32
+_RETURN, _SPACE = 13, 32
 
 
 @dataclass(slots=True)
@@ -90,7 +91,6 @@ class LineReader:
     place: str
     columns: Columns
     blank_rows: bool
-    _is_end: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     def blocks(self, stream: ByteStream, number: int, stop: int | None) -> Iterator[Block]:
         """The lines from where the stream is, up to the offset ``stop`` or the end.
@@ -125,11 +125,7 @@ class LineReader:
     def block(self, data: bytes, offset: int, number: int) -> Block:
         """The lines in ``data``, which begins at ``offset`` in the file."""
         array = np.frombuffer(data, np.uint8)
-        if len(self._is_end) < len(array):  # kept from block to block: fresh memory costs more than the scan
-            self._is_end = np.empty(len(array), np.bool_)
-        is_end = self._is_end[: len(array)]
-        np.equal(array, _NEWLINE, out=is_end)
-        ends = np.flatnonzero(is_end)
+        ends = _core.newlines(data)
         stops = ends + 1
         if not len(stops) or stops[-1] != len(data):
             ends = np.append(ends, len(data))
