@@ -2,9 +2,10 @@
 
 ``Prefetcher`` reads a JSONL file, tokenizes, plans and collates, for a loop that does nothing with a batch.
 Beside it, on the same texts: the tokenizer alone, with the texts in memory as ``str`` and the ids dropped, in
-one thread and in as many as the Prefetcher has workers; and the reader alone, file to Arrow. Every run has
-threads of its own, so that nobody finds a warmer cache than another. Before anything is timed, every token of
-every row of the batches must be the tokenizer's.
+one thread and in as many as the Prefetcher has workers; and the reader alone, file to Arrow. The word caches
+of all are warm, as after the first seconds of a long run; with ``--fresh`` every run has a new tokenizer,
+and each of its threads has everything to learn. Before anything is timed, every token of every row of the
+batches must be the tokenizer's.
 
 MB/s are megabytes of the rows' text, in UTF-8, also of what is cut off after ``--max-length`` tokens::
 
@@ -52,6 +53,7 @@ class Work:
     tokenizer: penstock.Tokenizer
     max_length: int | None
     num_workers: int
+    renew: Callable[[], penstock.Tokenizer] | None = None
     stats: list[Stats] = field(default_factory=list)
 
     @cached_property
@@ -123,20 +125,48 @@ def check(work: Work) -> None:
         raise SystemExit("the batches hold other tokens than the tokenizer gives; nothing was timed.")
 
 
-def measure(work: Work, runs: int) -> dict[str, list[float]]:
-    """MB/s of each run, all contenders in turn so that the machine's moods fall on all alike."""
+@dataclass
+class Times:
+    """Of each run of a contender: MB/s, and the seconds of all cores together."""
+
+    mb_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+
+def measure(work: Work, runs: int) -> dict[str, Times]:
+    """All contenders in turn, so that the machine's moods fall on all alike."""
     check(work)
-    speeds: dict[str, list[float]] = {name: [] for name in contenders(work)}
+    times = {name: Times() for name in contenders(work)}
     for _ in range(runs):
         for name, contender in contenders(work).items():
-            start = time.perf_counter()
+            if work.renew is not None:
+                work.tokenizer = work.renew()
+            cpu, start = time.process_time(), time.perf_counter()
             contender()
-            speeds[name].append(work.megabytes / (time.perf_counter() - start))
-    return speeds
+            times[name].mb_s.append(work.megabytes / (time.perf_counter() - start))
+            times[name].cpu_s.append(time.process_time() - cpu)
+    return times
 
 
-def report(work: Work, speeds: dict[str, list[float]]) -> Iterator[str]:
+def rest(work: Work, times: dict[str, Times]) -> Iterator[str]:
+    """What the Prefetcher's time is, apart from tokenizing."""
+    bare, all_cores = median(times[BARE].cpu_s), median(times[PREFETCHER].cpu_s)
+    reader = median(times[READER].cpu_s)
+    shares = {
+        "the tokenizer alone": bare,
+        "the reader alone": reader,
+        "planning, collating, hand-over, and what threads cost one another": all_cores - bare - reader,
+    }
+    yield f"\nprocessor time of the Prefetcher, all threads, median {all_cores * 1e3:.0f} ms:"
+    for name, seconds in shares.items():
+        yield f"  {seconds * 1e3:>6.0f} ms {seconds / all_cores:>5.0%}  {name}"
+    elapsed = median(work.megabytes / speed for speed in times[PREFETCHER].mb_s)
+    yield f"  {all_cores / elapsed:.2f} cores were busy of {counted(len(os.sched_getaffinity(0)), 'core')}"
+
+
+def report(work: Work, times: dict[str, Times]) -> Iterator[str]:
     """The table, and where the Prefetcher's time went in its median run."""
+    speeds = {name: each.mb_s for name, each in times.items()}
     cut = f"cut after {counted(work.max_length, 'token')}" if work.max_length else "whole"
     yield (
         f"{work.file.name}: {counted(len(work.texts), 'row')}, {work.megabytes:.1f} MB of text, {cut}; "
@@ -147,6 +177,9 @@ def report(work: Work, speeds: dict[str, list[float]]) -> Iterator[str]:
     for name, values in speeds.items():
         ratio = middle[PREFETCHER] / middle[name]
         yield f"{name:<30}{middle[name]:>12.1f}{min(values):>9.1f}{max(values):>9.1f}{ratio:>17.0%}"
+    best = max(speeds[PREFETCHER]) / max(speeds[BARE])
+    yield f"best run against best run of the tokenizer alone, 1 thread: {best:.0%}"
+    yield from rest(work, times)
     stats = sorted(work.stats, key=lambda each: each.elapsed_s)[len(work.stats) // 2]
     yield f"\nof the Prefetcher's median run, {stats.elapsed_s:.3f} s:"
     for stage, seconds in stats.stage_s.items():
@@ -176,21 +209,33 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, help="default: what the tokenizer says")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--fresh", action="store_true", help="a new tokenizer for each run: cold word caches")
     parser.add_argument("--json", type=Path, help="write the raw figures here")
     given = parser.parse_args()
     if given.file is None or given.tokenizer is None:
         parser.error("give --file and --tokenizer, or set PENSTOCK_TEST_DATA to the folder that holds both")
-    loaded = penstock.Tokenizer.from_pretrained(given.tokenizer)
-    work = Work(given.file, loaded, given.max_length or loaded.model_max_length, given.workers)
+
+    def load() -> penstock.Tokenizer:
+        return penstock.Tokenizer.from_pretrained(given.tokenizer)
+
+    loaded = load()
+    max_length = given.max_length or loaded.model_max_length
+    work = Work(given.file, loaded, max_length, given.workers, load if given.fresh else None)
     measured_on = conditions()
-    speeds = measure(work, given.runs)
-    print("\n".join(report(work, speeds)))
+    times = measure(work, given.runs)
+    print("\n".join(report(work, times)))
     if given.json:
         asked: dict[str, Any] = {name: value for name, value in vars(given).items() if name != "json"}
         asked |= {"file": work.file.name, "tokenizer": Path(given.tokenizer).name}
         asked |= {"max_length": work.max_length}
         stages = [{"elapsed_s": each.elapsed_s, **each.stage_s} for each in work.stats]
-        raw = {"asked": asked, "mb_s": speeds, "prefetcher_s": stages, "conditions": measured_on}
+        raw = {
+            "asked": asked,
+            "mb_s": {name: each.mb_s for name, each in times.items()},
+            "cpu_s": {name: each.cpu_s for name, each in times.items()},
+            "prefetcher_s": stages,
+            "conditions": measured_on,
+        }
         given.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 

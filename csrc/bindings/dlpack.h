@@ -15,7 +15,7 @@ struct Device {
 };
 
 struct DataType {
-    std::uint8_t code;  // 1: unsigned integer
+    std::uint8_t code;  // 0: integer, 1: unsigned, 2: float, 5: complex, 6: bool
     std::uint8_t bits;
     std::uint16_t lanes;
 };

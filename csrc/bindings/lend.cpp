@@ -1,7 +1,13 @@
 // lend(): memory that somebody else owns, as a DLPack capsule; the owner is told when nobody looks any more.
 
+#include <pybind11/stl.h>
+
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/dlpack.h"
 #include "bindings/gil.h"
@@ -15,8 +21,8 @@ using dlpack::ManagedTensor;
 // A tensor, the numbers it points to, the reference that keeps its memory alive, and whom to tell.
 struct Loan {
     ManagedTensor managed{};
-    std::int64_t num_bytes = 0;
-    std::int64_t stride = 1;
+    std::vector<std::int64_t> shape;
+    std::vector<std::int64_t> strides;
     PyObject* owner = nullptr;
     PyObject* at_end = nullptr;  // or none
 };
@@ -62,17 +68,52 @@ void check_memory(std::uint64_t address, std::int64_t num_bytes, int device_type
     }
 }
 
+using Shape = std::vector<std::int64_t>;
+
+// An array of this shape takes exactly the bytes that are lent.
+void check_shape(const Shape& shape, std::int64_t num_bytes, int itemsize) {
+    if (itemsize < 1 || itemsize > 16) {
+        throw py::value_error("lend: itemsize must be 1 to 16, not " + std::to_string(itemsize));
+    }
+    std::int64_t wanted = itemsize;
+    for (const std::int64_t size : shape) {
+        if (size < 0 || (size > 0 && wanted > std::numeric_limits<std::int64_t>::max() / size)) {
+            throw py::value_error("lend: no array has a side of " + std::to_string(size));
+        }
+        wanted *= size;
+    }
+    if (wanted != num_bytes) {
+        throw py::value_error("lend: the shape takes " + std::to_string(wanted) + " bytes; num_bytes is " +
+                              std::to_string(num_bytes));
+    }
+}
+
+Shape strides_of(const Shape& shape) {
+    Shape strides(shape.size());
+    std::int64_t stride = 1;
+    for (std::size_t axis = shape.size(); axis-- > 0;) {
+        strides[axis] = stride;
+        stride *= shape[axis];
+    }
+    return strides;
+}
+
 py::object lend(std::uint64_t address, std::int64_t num_bytes, int device_type, int device_id,
-                const py::object& owner, const py::object& at_end) {
+                const py::object& owner, const py::object& at_end, std::optional<Shape> shape, int type_code,
+                int itemsize) {
     check_memory(address, num_bytes, device_type, device_id);
     auto loan = std::make_unique<Loan>();
-    loan->num_bytes = num_bytes;
+    loan->shape = shape ? *std::move(shape) : Shape{num_bytes};
+    check_shape(loan->shape, num_bytes, itemsize);
+    loan->strides = strides_of(loan->shape);
     loan->managed.tensor = {.data = reinterpret_cast<void*>(address),
                             .device = {device_type, device_id},
-                            .ndim = 1,
-                            .dtype = {.code = 1, .bits = 8, .lanes = 1},
-                            .shape = &loan->num_bytes,
-                            .strides = &loan->stride,
+                            .ndim = static_cast<std::int32_t>(loan->shape.size()),
+                            .dtype = {.code = static_cast<std::uint8_t>(type_code),
+                                      .bits = static_cast<std::uint8_t>(8 * itemsize),
+                                      .lanes = 1},
+                            .shape = loan->shape.data(),
+                            .strides = loan->strides.data(),
                             .byte_offset = 0};
     loan->managed.context = loan.get();
     loan->managed.deleter = end_loan;
@@ -91,9 +132,12 @@ py::object lend(std::uint64_t address, std::int64_t num_bytes, int device_type, 
 }  // namespace
 
 void register_lend(py::module_& m) {
-    m.def("lend", lend, py::arg("address"), py::arg("num_bytes"), py::arg("device_type"),
-          py::arg("device_id"), py::arg("owner"), py::arg("at_end") = py::none(),
-          R"(Memory as a DLPack capsule: a one-dimensional uint8 tensor of `num_bytes` bytes at `address`.
+    m.def(
+        "lend", lend, py::arg("address"), py::arg("num_bytes"), py::arg("device_type"), py::arg("device_id"),
+        py::arg("owner"), py::arg("at_end") = py::none(), py::arg("shape") = py::none(),
+        py::arg("type_code") = 1, py::arg("itemsize") = 1,
+        R"(Memory as a DLPack capsule: a tensor of `num_bytes` bytes at `address`, one-dimensional and uint8 if
+nothing else is said: `shape`, DLPack's `type_code` (0 int, 1 unsigned, 2 float, 5 complex, 6 bool), `itemsize` in bytes.
 
 Keeps `owner` alive until the last tensor, view or array over the memory dies, in whatever thread, or until
 the capsule dies unused; then calls `at_end(owner)`, if there is one, in that thread. A built-in such as

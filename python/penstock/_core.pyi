@@ -229,9 +229,13 @@ def lend(
     device_id: typing.SupportsInt | typing.SupportsIndex,
     owner: typing.Any,
     at_end: typing.Any = None,
+    shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None,
+    type_code: typing.SupportsInt | typing.SupportsIndex = 1,
+    itemsize: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> typing.Any:
     """
-    Memory as a DLPack capsule: a one-dimensional uint8 tensor of `num_bytes` bytes at `address`.
+    Memory as a DLPack capsule: a tensor of `num_bytes` bytes at `address`, one-dimensional and uint8 if
+    nothing else is said: `shape`, DLPack's `type_code` (0 int, 1 unsigned, 2 float, 5 complex, 6 bool), `itemsize` in bytes.
 
     Keeps `owner` alive until the last tensor, view or array over the memory dies, in whatever thread, or until
     the capsule dies unused; then calls `at_end(owner)`, if there is one, in that thread. A built-in such as

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from penstock import _core
 from penstock.batch import Batch
 from penstock.errors import ConfigError
 from penstock.planner import padded_length
-from penstock.staging import ALIGNMENT, Slot, Staging
+from penstock.staging import ALIGNMENT, Place, Slot, Staging
 from penstock.tokenizer import Ragged
 
 if TYPE_CHECKING:
@@ -29,16 +29,6 @@ Collate = Callable[[Ragged, dict[str, Any]], Mapping[str, Any]]
 
 INT64 = np.dtype(np.int64)
 KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-
-
-class Place(NamedTuple):
-    """Where an array lies in a slot."""
-
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements
-    dtype: np.dtype[Any]
-    torch_dtype: torch.dtype
 
 
 Layout = dict[str, Place]
@@ -98,7 +88,7 @@ class Collator:
         with self._clock.stage("copy", ticket):
             self._staging.ship(slot)
             # Made here, and not when the loop asks: it is the loop's time that counts.
-            batch.inputs.update(_tensors(self._staging.lend(slot), layout))
+            batch.inputs.update(self._staging.lend(slot, layout))
         shape = next((place.shape for place in layout.values()), (0,))
         return Staged(slot, batch, int(batch.num_tokens.sum()), math.prod(shape))
 
@@ -161,33 +151,22 @@ def slot_bytes(num_inputs: int, max_batch_tokens: int) -> int:
     return max(1, num_inputs) * (max_batch_tokens * INT64.itemsize + ALIGNMENT)
 
 
-def _tensors(root: torch.Tensor, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
-    typed: dict[torch.dtype, torch.Tensor] = {}
-    for name, place in layout.items():
-        whole = typed.get(place.torch_dtype)
-        if whole is None:
-            whole = typed[place.torch_dtype] = root.view(place.torch_dtype)
-        yield name, whole.as_strided(place.shape, place.strides, place.offset // place.dtype.itemsize)
-
-
 @lru_cache(maxsize=1_024)
 def _lay_out(arrays: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]) -> tuple[Layout, int]:
     """Where each array lies, and how many bytes they take together. Shared: not to be changed."""
     layout: Layout = {}
     offset = 0
     for name, shape, dtype in arrays:
-        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        layout[name] = Place(offset, shape, strides, dtype, _torch_dtype(name, dtype))
+        _check_dtype(name, dtype)
+        layout[name] = Place(offset, shape, dtype)
         offset += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
     return layout, max(ALIGNMENT, offset)
 
 
 @cache
-def _torch_dtype(name: str, dtype: np.dtype[Any]) -> torch.dtype:
-    found = getattr(torch, dtype.name, None)
-    if not isinstance(found, torch.dtype):
+def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    if not isinstance(getattr(torch, dtype.name, None), torch.dtype):
         raise ConfigError(f"collate gave {name!r} as {dtype}: torch has no such dtype; cast it.")
-    return found
 
 
 class _Tokens(NamedTuple):
@@ -216,8 +195,9 @@ def _gather(planned: PlannedBatch) -> tuple[_Tokens, Batch]:
     """The tokens of a batch, where they lie, and the batch without its tensors."""
     starts, stops, begin = [], [], 0
     for rows, positions in planned.parts:
-        starts.append(rows.offsets[positions] + begin)
-        stops.append(rows.offsets[positions + 1] + begin)
+        offsets = rows.offsets + begin if begin else rows.offsets
+        starts.append(offsets[positions])
+        stops.append(offsets[1:][positions])
         begin += len(rows.ids)
 
     def whole(name: str) -> Array | None:

@@ -15,7 +15,7 @@ import queue
 import threading
 from collections import deque
 from concurrent.futures import Future, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -198,13 +198,11 @@ class Feeder:
 
     def _react(self, patience: float | None) -> None:
         """Wait for something to happen, then take in all that has happened."""
-        try:
-            if patience is None or patience > 0:
+        if patience is None or patience > 0:
+            with suppress(queue.Empty):
                 self._inbox.get(timeout=patience)()
-            while True:
-                self._inbox.get_nowait()()
-        except queue.Empty:
-            pass
+        while not self._inbox.empty():  # nobody else takes from it
+            self._inbox.get_nowait()()
         self._give_up_overdue()
 
     def _patience(self) -> float | None:

@@ -18,12 +18,13 @@ Who keeps a batch keeps its slab: the slot is then given new memory, and nothing
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,10 +34,19 @@ from penstock import _core
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ALIGNMENT = 64  # a cache line, and more than any dtype or copy engine asks for
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
+_DLPACK_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
+
+
+class Place(NamedTuple):
+    """Where an array lies in a slot."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -160,8 +170,12 @@ class Staging:
             slot.host.fences.append(slot.copied)
             self._keep(self._free_hosts, slot.host)
 
-    def lend(self, slot: Slot) -> torch.Tensor:
-        """Tensor uint8[size] over the slot, which is free when its last view is gone. Does not block."""
+    def lend(self, slot: Slot, places: Mapping[str, Place]) -> dict[str, torch.Tensor]:
+        """Tensors over the slot, which is free when the last of them, and of their views, is gone.
+
+        Does not block, nor let go of the GIL: a view that torch makes of a tensor does, and whoever takes
+        the GIL then may keep it for milliseconds.
+        """
         slot.state = "READY"
         slab = slot.device
         address = slab.memory.data_ptr()
@@ -169,12 +183,26 @@ class Staging:
             # The deque's own append, so that the slab is back without a step of the interpreter: a signal
             # handler that raised inside a Python function called by a dying tensor would not be heard.
             put_back = self._free_devices.append if self._is_kept(slab) else None
-            capsule = _core.lend(address, slot.size, _DLPACK_CPU, 0, slab, put_back)
+            device = _DLPACK_CPU, 0
+            # Each tensor keeps this capsule, which dies with the last of them: then the slab is put back.
+            whole = _core.lend(address, slot.size, *device, slab, put_back)
         else:
             slot.lease = _Lease(slab, self)
-            capsule = _core.lend(address, slot.size, _DLPACK_CUDA, self.device.index or 0, slot.lease)
-        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(capsule)
-        return tensor
+            device = _DLPACK_CUDA, self.device.index or 0
+            whole = _core.lend(address, slot.size, *device, slot.lease)
+        tensors = {}
+        for name, (offset, shape, dtype) in places.items():
+            capsule = _core.lend(
+                address + offset,
+                math.prod(shape) * dtype.itemsize,
+                *device,
+                whole,
+                shape=shape,
+                type_code=_DLPACK_CODES[dtype.kind],
+                itemsize=dtype.itemsize,
+            )
+            tensors[name] = torch.utils.dlpack.from_dlpack(capsule)
+        return tensors
 
     def hand_over(self, slot: Slot) -> None:
         """What the consumer does next on its current stream comes after the copy. Does not block."""

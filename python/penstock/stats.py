@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING
 from penstock.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from penstock.trace import Trace
 
 STAGES = ("read", "load", "tokenize", "collate", "copy")
@@ -105,6 +102,21 @@ class Stats:
         )
 
 
+class _Stage:
+    """A body whose time counts. No generator: there are several of these for each batch."""
+
+    __slots__ = ("_clock", "_name", "_start", "_ticket")
+
+    def __init__(self, clock: Clock, name: str, ticket: int) -> None:
+        self._clock, self._name, self._ticket = clock, name, ticket
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.add(self._name, self._start, perf_counter(), self._ticket)
+
+
 class Clock:
     """Adds up the seconds of each stage, per thread so that nobody waits for anybody.
 
@@ -117,14 +129,9 @@ class Clock:
         self._local = threading.local()
         self._all: list[dict[str, float]] = []
 
-    @contextmanager
-    def stage(self, name: str, ticket: int = -1) -> Iterator[None]:
+    def stage(self, name: str, ticket: int = -1) -> _Stage:
         """Count the time of the body as time of that stage. Any thread."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, start, perf_counter(), ticket)
+        return _Stage(self, name, ticket)
 
     def add(self, name: str, start: float, stop: float, ticket: int = -1) -> None:
         """Count a span of ``perf_counter`` seconds. Any thread."""

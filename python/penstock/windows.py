@@ -166,7 +166,9 @@ class PlannedBatch:
     def num_rows_started(self) -> int:
         """Input rows whose first window is in this batch: so many rows leave the planning stage with it."""
         return sum(
-            int(np.count_nonzero((positions == 0) | (rows.row[positions] != rows.row[positions - 1])))
+            len(positions)
+            if rows.num_windows_of is None  # no row was cut: each has one window
+            else int(np.count_nonzero((positions == 0) | (rows.row[positions] != rows.row[positions - 1])))
             for rows, positions in self.parts
         )
 

@@ -61,10 +61,18 @@ def test_pipeline_measures_every_part_and_keeps_the_raw_figures(tmp_path: Path) 
     raw = tmp_path / "pipeline.json"
     done = run_pipeline("--file", CORPUS, "--tokenizer", MODEL, "--runs", 2, "--json", raw)
     assert done.returncode == 0, done.stderr
-    for words in ("reader alone", "tokenizer alone, 2 threads", "the loop waited", "  tokenize ", "357 rows"):
+    for words in (
+        "reader alone",
+        "tokenizer alone, 2 threads",
+        "the loop waited",
+        "  tokenize ",
+        "357 rows",
+        "cores were busy",
+    ):
         assert words in done.stdout
     figures = json.loads(raw.read_text(encoding="utf-8"))
-    assert [len(values) for values in figures["mb_s"].values()] == [2, 2, 2, 2]
+    for unit in ("mb_s", "cpu_s"):
+        assert [len(values) for values in figures[unit].values()] == [2, 2, 2, 2]
     assert all(run["elapsed_s"] >= run["read"] > 0 for run in figures["prefetcher_s"])
     assert bars_of_plots(raw) == [1 + 4, 1 + 4]  # the paper is a rectangle, too
 

@@ -256,6 +256,54 @@ def test_loans_that_cannot_be_are_refused_by_name(arguments: tuple[int, int, int
         _core.lend(*arguments, object())
 
 
+@pytest.mark.parametrize(
+    "name", ["int8", "int32", "int64", "uint8", "float16", "float32", "complex64", "bool"]
+)
+def test_a_loan_may_have_a_shape_and_a_type(name: str) -> None:
+    values = np.arange(6).reshape(2, 3).astype(name)
+    code = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}[values.dtype.kind]
+    size = values.dtype.itemsize
+    told: list[object] = []
+    capsule = _core.lend(
+        values.ctypes.data, values.nbytes, HOST, 0, values, told.append, (2, 3), type_code=code, itemsize=size
+    )
+    tensor = torch.utils.dlpack.from_dlpack(capsule)
+    assert tensor.is_contiguous()
+    np.testing.assert_array_equal(tensor.numpy(), values, strict=True)
+    assert told == []
+    del tensor, capsule
+    assert len(told) == 1
+
+
+def test_a_loan_of_a_loan_ends_with_the_last_of_them() -> None:
+    memory = np.zeros(16, np.uint8)
+    told: list[object] = []
+    whole = _core.lend(memory.ctypes.data, 16, HOST, 0, memory, told.append)
+    tensors = [
+        torch.utils.dlpack.from_dlpack(_core.lend(memory.ctypes.data + at, 8, HOST, 0, whole))
+        for at in (0, 8)
+    ]
+    del whole
+    tensors.pop(0)
+    assert told == []
+    tensors.pop()
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "itemsize", "message"),
+    [
+        ((2, 3), 1, "the shape takes 6 bytes; num_bytes is 16"),
+        ((2, -8), 1, "no array has a side of -8"),
+        ((1 << 40, 1 << 40), 1, "no array has a side of"),
+        ((4,), 0, "itemsize must be 1 to 16, not 0"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...], itemsize: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^lend: {message}"):
+        _core.lend(16, 16, HOST, 0, object(), shape=shape, itemsize=itemsize)
+
+
 # Not with torch in the threads: on its own, too, it aborts when a daemon thread outlives the interpreter.
 LOANS_AT_EXIT = """
 import threading, time

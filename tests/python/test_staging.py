@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from penstock.errors import ConfigError
-from penstock.staging import Slot, Staging, resolve_device
+from penstock.staging import Place, Slot, Staging, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,8 @@ def filled(staging: Staging, value: int, num_bytes: int = SLOT_BYTES) -> Slot:
 
 
 def lent(staging: Staging, slot: Slot) -> torch.Tensor:
-    tensor = staging.lend(slot).view(torch.int64)
+    places = {"all": Place(0, (slot.size // 8,), np.dtype(np.int64))}
+    tensor = staging.lend(slot, places)["all"]
     assert slot.state == "READY"
     staging.hand_over(slot)
     assert slot.state == "IN_USE"
