@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from penstock.sources import Chunk
     from penstock.tokenizer import Tokenizer
     from penstock.tokenizer_engine import Texts
+    from penstock.tokenizer_layout import PairTruncation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,6 +48,7 @@ class Encoder:
         max_length: Tokens of a row; longer rows are truncated, or cut into windows with ``stride``.
         stride: New tokens of each window after the first.
         truncation: The side that is cut off.
+        pair_truncation: Which text of a too long pair is cut, as ``Tokenizer.encode_batch`` says.
         prompt: Text in front of each row.
         max_job_rows: Rows of a job at most. Jobs are started whole: they must fit the bound on started rows.
         pairs: False refuses chunks with second texts.
@@ -62,6 +64,7 @@ class Encoder:
         max_length: int | None,
         stride: int | None,
         truncation: Literal["right", "left"] = "right",
+        pair_truncation: PairTruncation = "longest_first",
         prompt: str = "",
         max_job_rows: int = MAX_JOB_ROWS,
         pairs: bool = True,
@@ -70,6 +73,7 @@ class Encoder:
         self._columns = columns
         self._text_column, self._keep = text_column, keep
         self._max_length, self._stride, self._truncation = max_length, stride, truncation
+        self._pair_truncation = pair_truncation
         self._prompt = prompt
         self._max_job_rows = min(MAX_JOB_ROWS, max_job_rows)
         self._takes_pairs = pairs
@@ -132,7 +136,12 @@ class Encoder:
     def _rows_of_texts(self, texts: Texts, pairs: Texts | None, text_bytes: Array, at: _At | Chunk) -> Rows:
         assert self._tokenizer is not None
         ragged, failures = self._tokenizer.encode_rows(
-            texts, pairs, max_length=self._max_length, truncation=self._truncation, stride=self._stride
+            texts,
+            pairs,
+            max_length=self._max_length,
+            truncation=self._truncation,
+            pair_truncation=self._pair_truncation,
+            stride=self._stride,
         )
         num_rows = len(text_bytes)
         row = np.arange(num_rows) if ragged.row_of is None else ragged.row_of

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from penstock.batch import Batch
     from penstock.tokenizer import Tokenizer
+    from penstock.tokenizer_layout import PairTruncation
 
 _live: weakref.WeakSet[Pass] = weakref.WeakSet()
 
@@ -62,6 +63,7 @@ class Settings:
     collate: Collate | None
     trace: str | os.PathLike[str] | None
     truncation: Literal["right", "left"]
+    pair_truncation: PairTruncation
     prompt: str
     is_left_padded: bool
     limits: Limits
@@ -82,6 +84,8 @@ class Pass:
         self._is_async = is_async
         self._trace = Trace(settings.trace) if settings.trace is not None else None
         self._clock = Clock(self._trace)
+        self._tokenizer = settings.tokenizer
+        self._fallbacks_before = self._num_fallbacks()
         self._ring = _core.Ring(settings.batches_ahead + 1)
         self._staging = _make_staging(settings)
         name = "penstock"
@@ -225,6 +229,7 @@ class Pass:
             num_tokens=self._num_tokens,
             num_padded_tokens=self._num_padded_tokens,
             num_failed=self._feeder.num_failed,
+            num_fallbacks=self._num_fallbacks() - self._fallbacks_before,
             num_retries=self._feeder.num_retries,
             num_abandoned=self._pool.num_abandoned,
             num_slots_allocated=self._staging.num_allocated,
@@ -234,6 +239,9 @@ class Pass:
             else min(self._limits.rows_ahead, self._limits.num_workers),
             is_bound_by_rows_ahead=self._is_async or self._limits.rows_ahead < self._limits.num_workers,
         )
+
+    def _num_fallbacks(self) -> int:
+        return self._tokenizer.num_fallbacks if self._tokenizer is not None else 0
 
 
 class Keys:
@@ -289,6 +297,7 @@ def _make_encoder(settings: Settings, columns: PairColumn) -> Encoder:
         max_length=settings.max_length,
         stride=settings.stride,
         truncation=settings.truncation,
+        pair_truncation=settings.pair_truncation,
         prompt=settings.prompt,
         max_job_rows=settings.limits.rows_ahead,
         pairs=settings.pairs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from penstock.arguments import (
     choice,
@@ -26,6 +26,7 @@ from penstock.loads import is_coroutine_function
 from penstock.staging import resolve_device
 from penstock.stats import Stats
 from penstock.tokenizer import Tokenizer
+from penstock.tokenizer_layout import PairTruncation
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -86,6 +87,9 @@ class Prefetcher:
         collate: ``(rows: Ragged, columns) -> dict of arrays``, called in a worker instead of our padding.
         trace: File to write a timeline to that Perfetto opens.
         truncation: The side on which rows over ``max_length`` are cut off.
+        pair_truncation: Which text of a pair over ``max_length`` is cut. "longest_first": the longer one
+            until both are of one length, then both in turn; "only_first", "only_second": no other, and a pair
+            fails of which the other text leaves no room for one token of it.
         prompt: Text that is put in front of each row.
         padding_side: Where rows are filled up. None: where the tokenizer says.
         pairs: False refuses rows that are pairs of texts.
@@ -130,6 +134,7 @@ class Prefetcher:
         collate: Collate | None = None,
         trace: str | os.PathLike[str] | None = None,
         truncation: Side = "right",
+        pair_truncation: PairTruncation = "longest_first",
         prompt: str = "",
         padding_side: Side | None = None,
         pairs: bool = True,
@@ -149,6 +154,7 @@ class Prefetcher:
         ordered, pairs = flag("ordered", ordered), flag("pairs", pairs)
         on_error = choice("on_error", on_error, ON_ERROR)
         truncation = choice("truncation", truncation, SIDES)
+        pair_truncation = choice("pair_truncation", pair_truncation, get_args(PairTruncation))
         padding_side = choice("padding_side", padding_side, (None, *SIDES))
         prompt, trace = string("prompt", prompt), optional(path_name, "trace", trace)
         load, collate = optional(function, "load", load), optional(function, "collate", collate)
@@ -201,6 +207,7 @@ class Prefetcher:
             collate=collate,
             trace=trace,
             truncation=truncation,
+            pair_truncation=pair_truncation,
             prompt=prompt,
             is_left_padded=(padding_side or getattr(tokenizer, "padding_side", "right")) == "left",
             limits=Limits(

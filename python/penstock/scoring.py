@@ -200,5 +200,5 @@ def _part(batch: Batch, rows: slice) -> Batch:
 def _prefetch_options() -> set[str]:
     """Options that go through to the prefetcher; how rows become tokens is the task's to say."""
     settled = {"self", "source", "tokenizer", "load", "ordered", "collate", "device", "keep", "on_error"}
-    settled |= {"max_length", "stride", "truncation", "prompt", "padding_side", "pairs"}
+    settled |= {"max_length", "stride", "truncation", "pair_truncation", "prompt", "padding_side", "pairs"}
     return set(inspect.signature(Prefetcher.__init__).parameters) - settled

@@ -32,6 +32,8 @@ class Stats:
         num_batches, num_rows, num_tokens: Delivered so far; a window of a row counts as a row.
         num_padded_tokens: Positions the model was given, padding counted.
         num_failed: Rows that failed.
+        num_fallbacks: Texts that the native engine left to the slower `tokenizers` package meanwhile, for all
+            who use this tokenizer.
         num_retries: Loads that were tried again.
         num_abandoned: Hung loads whose thread was given up.
         num_slots_allocated: Slabs allocated; more than ``batches_ahead + 2`` means that batches were kept.
@@ -50,6 +52,7 @@ class Stats:
     num_tokens: int = 0
     num_padded_tokens: int = 0
     num_failed: int = 0
+    num_fallbacks: int = 0
     num_retries: int = 0
     num_abandoned: int = 0
     num_slots_allocated: int = 0
@@ -94,11 +97,12 @@ class Stats:
         if self.num_batches < _FEW_BATCHES:
             verdict = "too few batches to say who waited for whom."
         failed = f", {counted(self.num_failed, 'row')} failed" if self.num_failed else ""
+        left = f", {counted(self.num_fallbacks, 'text')} left to tokenizers" if self.num_fallbacks else ""
         return (
             f"the loop waited {percent} of the time for data: {verdict}\n"
             f"{counted(self.num_rows, 'row')}, {counted(self.num_tokens, 'token')} in "
             f"{counted(self.num_batches, 'batch', 'batches')} and "
-            f"{self.elapsed_s:.2f} s ({self.padding_share:.1%} padding{failed})"
+            f"{self.elapsed_s:.2f} s ({self.padding_share:.1%} padding{failed}{left})"
         )
 
 

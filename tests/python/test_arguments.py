@@ -36,6 +36,7 @@ PREFETCHER: dict[str, tuple[Any, ...]] = {
     "load": ("fetch", 5),
     "collate": ("pad", 5),
     "truncation": ("middle", None, 5),
+    "pair_truncation": ("middle", None, 5, []),
     "prompt": (5, None),
     "padding_side": ("middle", 5),
     "pairs": (None, 1),

@@ -184,6 +184,9 @@ def test_long_rows_lose_the_side_that_is_asked_for(tiny_wordpiece: Path) -> None
     left = classify_task(model, tiny_wordpiece, truncation="left", max_length=16)
     assert left.tokenization() == {"max_length": 16, "stride": None, "truncation": "left"}
     assert classify_task(model, tiny_wordpiece).tokenization() == {"max_length": 64, "stride": None}
+    pairs = classify_task(model, tiny_wordpiece, pair_truncation="only_second")
+    assert pairs.tokenization() == {"max_length": 64, "stride": None, "pair_truncation": "only_second"}
+    assert pairs.settings()["pair_truncation"] == "only_second"
     tail = TEXTS[2].rstrip()[-60:]
     assert score(left, [TEXTS[2]])["probs"] == score(left, [tail])["probs"]
 
@@ -192,6 +195,7 @@ def test_long_rows_lose_the_side_that_is_asked_for(tiny_wordpiece: Path) -> None
     ("options", "message"),
     [
         ({"truncation": False}, "'right' or 'left'"),
+        ({"pair_truncation": "both"}, "pair_truncation='both'"),
         ({"max_length": 1_000}, "positions for 64"),
         ({"score_range": (5, 0)}, "the smaller first"),
     ],

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from both_engines import TINY, Twins, twins
+from penstock import Prefetcher, Tokenizer
 from penstock.errors import ConfigError, RowTokenizerError
 from strange_texts import REAL
 
@@ -179,3 +180,20 @@ def test_real_tokenizers_cut_pairs_as_the_package_does(test_data: Path, name: st
                 for room in (1, 8, 21, 50):
                     refused += check(of, pairs, least + room, rule, side, special)
     assert refused > 20
+
+
+@pytest.mark.parametrize("rule", ["longest_first", "only_first", "only_second"])
+def test_the_prefetcher_cuts_pairs_as_it_is_told(tiny_wordpiece: Path, rule: Any) -> None:
+    tokenizer = Tokenizer.from_pretrained(tiny_wordpiece)
+    texts, others = ["the water falls down the dam", "the water"], ["a turbine and the water", "the dam"]
+    max_length = int(tokenizer.encode_batch(texts, others).lengths.max()) - 3
+    whole = tokenizer.encode_batch(texts, others, max_length=max_length, pair_truncation=rule)
+    pairs = list(zip(texts, others, strict=True))
+    with Prefetcher(
+        pairs, tokenizer, device="cpu", max_length=max_length, pair_truncation=rule, window_rows=1
+    ) as batches:
+        (batch,) = batches
+    assert [
+        row[:count].tolist()
+        for row, count in zip(batch.inputs["input_ids"], batch.num_tokens.tolist(), strict=True)
+    ] == [whole.row(at).tolist() for at in range(len(pairs))]

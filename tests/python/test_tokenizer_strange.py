@@ -15,6 +15,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
+from penstock import Prefetcher
 from penstock.errors import RowTokenizerError, TokenizerError
 from penstock.tokenizer import Tokenizer
 from penstock.tokenizer_engine import TokenizersEngine
@@ -354,6 +355,19 @@ def test_a_text_the_engine_does_not_know_is_left_to_the_package(
     with pytest.raises(RowTokenizerError, match="row 6: the text is null"):
         doubtful.ours.count_batch(texts)
     assert sure.ours.num_fallbacks == 0
+
+
+def test_stats_say_how_many_texts_were_left_to_the_package_in_a_pass(tiny_bpe: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(tiny_bpe)
+    engine: Any = tokenizer._engine
+    engine._native = Doubtful(engine._native)
+    texts = ["the dam", "the water falls", "", "water", "a turbine"]
+    tokenizer.encode_batch(texts)  # counted before the pass
+    with Prefetcher(texts, tokenizer, device="cpu", max_batch_rows=2) as batches:
+        assert sum(len(batch) for batch in batches) == len(texts)
+        stats = batches.stats()
+    assert stats.num_fallbacks == 2
+    assert "2 texts left to tokenizers" in str(stats)
 
 
 def test_texts_left_to_the_package_are_counted_by_all_threads(tiny_bpe: Path) -> None:

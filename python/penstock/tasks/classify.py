@@ -18,17 +18,18 @@ token as the end of a text, it answers somewhere else, and without a padding tok
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from penstock.arguments import is_whole, refused
+from penstock.arguments import choice, is_whole, refused
 from penstock.errors import ConfigError, ModelError
 from penstock.tasks.lengths import resolve_max_length
 from penstock.tasks.padding import accepted_inputs, masks_for, model_inputs, on_device, settle
 from penstock.tasks.rows import NO_ANSWER, NO_TOKEN, NOT_A_NUMBER, column, place, reasons
+from penstock.tokenizer_layout import PairTruncation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +53,7 @@ class Classify:
         max_length: Tokens of a row, special tokens counted; longer rows are truncated. Default: what the
             model and tokenizer allow.
         truncation: The side that is cut off: "right" (or True) or "left".
+        pair_truncation: Which text of a too long pair is cut: "longest_first", "only_first" or "only_second".
         score_range: Smallest and largest ``int_score`` of a regression with one output.
     """
 
@@ -67,11 +69,13 @@ class Classify:
         *,
         max_length: int | None = None,
         truncation: bool | str = True,
+        pair_truncation: PairTruncation = "longest_first",
         score_range: tuple[int, int] = (0, 5),
     ) -> None:
         self.loaded, self.tokenizer, self.prompt = loaded, tokenizer, ""
         self.max_length = resolve_max_length(loaded, tokenizer, max_length)
         self.truncation = truncation_side(truncation)
+        self.pair_truncation = choice("pair_truncation", pair_truncation, get_args(PairTruncation))
         self.score_range = _score_range(score_range)
         model: Any = loaded.model
         self._model = model
@@ -90,7 +94,8 @@ class Classify:
     def tokenization(self) -> dict[str, Any]:
         """Rows are truncated, never cut into windows."""
         side = {} if self.truncation == "right" else {"truncation": self.truncation}
-        return {"max_length": self.max_length, "stride": None, **side}
+        rule = {} if self.pair_truncation == "longest_first" else {"pair_truncation": self.pair_truncation}
+        return {"max_length": self.max_length, "stride": None, **side, **rule}
 
     def settings(self) -> dict[str, Setting]:
         """Resolved options, and what the checkpoint says its outputs mean."""
@@ -98,6 +103,7 @@ class Classify:
             "task": self.name,
             "max_length": self.max_length,
             "truncation": self.truncation,
+            "pair_truncation": self.pair_truncation,
             "problem_type": self.problem,
             "labels": self.labels,
             "score_range": list(self.score_range),
