@@ -31,15 +31,16 @@ class Ring:
     """
     A bounded ring that hands objects over in the order of their tickets.
 
-    One feeder claims, any thread publishes, one consumer takes and recycles. At most `capacity` tickets
-    are claimed and not recycled. Waiting gives up the GIL; Ctrl-C interrupts it.
+    One feeder claims, any thread publishes, one consumer takes. At most `capacity` tickets are claimed and not
+    given back; what was taken is given back when the consumer comes for more. Waiting gives up the GIL; Ctrl-C
+    interrupts it.
     """
     def __init__(self, capacity: typing.SupportsInt | typing.SupportsIndex) -> None: ...
     def cancel(self) -> None:
         """
         Drops what was not taken and refuses everything from now on. Wakes both sides; never blocks.
         """
-    def claim(self, ticket: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    def claim(self, __ticket: typing.SupportsIndex) -> bool:
         """
         Feeder only; blocks until there is room. Tickets are 0, 1, 2, ... False once closed or cancelled.
         """
@@ -47,34 +48,35 @@ class Ring:
         """
         No more claims; tickets already claimed are still delivered. Wakes both sides; never blocks.
         """
-    def publish(self, ticket: typing.SupportsInt | typing.SupportsIndex, item: typing.Any) -> bool:
+    def publish(self, __ticket: typing.SupportsIndex, __item: typing.Any) -> bool:
         """
         Any thread, once for each claimed ticket; never blocks. False (and the item is dropped) once cancelled.
         """
-    def publish_next(self, item: typing.Any) -> int:
+    def publish_next(self, __item: typing.Any) -> int:
         """
         Any thread; never blocks. Draws the ticket now and returns it; -1 (and the item is dropped) once
         cancelled. A ring uses either this or publish.
         """
-    def recycle(self, ticket: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def put(self, *items: typing.Any) -> int:
         """
-        Frees the slot of a ticket that was taken, once; never blocks. Any thread, any order.
+        Feeder only: claims the next ticket for each item and publishes it there; blocks while there is no room.
+        Returns how many went in: fewer than there are once closed or cancelled. Interrupted by Ctrl-C, some are in.
         """
-    def take(
-        self, timeout: typing.SupportsFloat | typing.SupportsIndex | None = None
-    ) -> tuple[int, typing.Any] | None:
+    def take(self, timeout: float | None = None) -> tuple[int, typing.Any] | None:
         """
         Consumer only; blocks until the next ticket in order is published, and returns it with its item.
 
-        None once closed and drained, or cancelled. TimeoutError after `timeout` seconds.
+        Frees the slots of what was taken before: if it has to wait, then at once. None once closed and drained, or
+        cancelled. TimeoutError after `timeout` seconds.
         """
-    def try_claim(self, ticket: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    def take_ready(self, __limit: typing.SupportsIndex) -> list[tuple[int, typing.Any]]:
+        """
+        Consumer only; never blocks. As many tickets with their items as are ready, up to `limit`, in order; frees
+        the slots of what was taken before. Empty: nothing is ready, or there is nothing to come.
+        """
+    def try_claim(self, __ticket: typing.SupportsIndex) -> bool:
         """
         Feeder only; never blocks. False: no room yet, or closed or cancelled.
-        """
-    def try_take(self) -> tuple[int, typing.Any] | None:
-        """
-        Consumer only; never blocks. None: nothing is ready, or there is nothing to come.
         """
     @property
     def blocked_claim_s(self) -> float:
@@ -168,7 +170,7 @@ class Tokenizer:
         self, texts: typing.Any, frame: Frame
     ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8] | None]:
         """
-        Blocks, without the GIL. How many tokens encode_rows() would make, int64[rows], and its status.
+        Blocks, as encode_rows() does. How many tokens that would make, int64[rows], and its status.
         """
     def encode_rows(
         self, texts: typing.Any, pairs: typing.Any, frame: Frame, with_types: bool
@@ -180,7 +182,7 @@ class Tokenizer:
         numpy.typing.NDArray[numpy.uint8] | None,
     ]:
         """
-        Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.
+        Blocks, without the GIL unless it takes but a moment. Texts: a list of str or an Arrow array of strings.
 
         Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
         text as far as it was read, and, if some row is not done, status uint8[rows], else None: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
@@ -215,7 +217,7 @@ def collate(
     pad_left: bool = False,
 ) -> None:
     """
-    Writes rows ids[starts[r]:stops[r]] into padded matrices, without the GIL.
+    Writes rows ids[starts[r]:stops[r]] into padded matrices; larger ones without the GIL.
 
     Every matrix has the shape of input_ids, (rows, width), and its dtype, int64 or int32; None: not wanted.
     attention_mask is 1 for tokens; token_type_ids come from type_ids (None: 0); position_ids count from each row's
@@ -260,7 +262,7 @@ def pack(
     first_position: typing.SupportsInt | typing.SupportsIndex = 0,
 ) -> None:
     """
-    Writes rows ids[starts[r]:stops[r]] behind one another, without padding and without the GIL.
+    Writes rows ids[starts[r]:stops[r]] behind one another, without padding; many without the GIL.
 
     input_ids has a place for each token, int64 or int32; the others are like it, or None: not wanted. position_ids begin
     with first_position in each row; cu_seqlens, int32[rows + 1], says where each row begins and the last one ends.

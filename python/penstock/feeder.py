@@ -420,20 +420,26 @@ class Feeder:
 
     def _deliver(self, planned: PlannedBatch | Failure) -> None:
         """Claim the next slot (blocks: this is the backpressure) and have a worker fill it."""
+        if isinstance(planned, Failure):
+            self._fail(planned)
+            return
         ticket = self._ticket
         if self._has_failed or not self._claim(ticket):
             self._has_failed = True
             return
         self._ticket += 1
-        if isinstance(planned, Failure):
-            self._has_failed = True
-            if not self._limits.ordered:
-                wait(self._staging)  # without tickets to keep order, it would overtake earlier batches
-            self._publish(planned, ticket)
-            return
         if self._limits.window_rows > 1:
             self._num_open -= planned.num_rows_started
         self._staging.append(self._pool.submit_first(self._stage, planned, ticket))
+
+    def _fail(self, failure: Failure) -> None:
+        """The last thing that the ring is given (blocks until there is a slot)."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        if not self._limits.ordered:
+            wait(self._staging)  # without tickets to keep order, it would overtake earlier batches
+        self._ring.put(failure)
 
     def forget_source(self) -> None:
         """Let go of the source once the reader has: a generator's ``finally`` need not wait for the pass."""

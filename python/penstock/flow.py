@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from penstock.tokenizer_layout import PairTruncation
 
 _live: weakref.WeakSet[Pass] = weakref.WeakSet()
+_NO_ARGUMENTS: tuple[tuple[()]] = ((),)  # of one call
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Pass:
             row_reader=row_reader,
             name=name,
         )
-        self._held: int | None = None  # ticket of the batch that the loop has
-        self._taken: list[Any] = []  # (ticket, item) that was taken and not delivered; at most one
+        # (ticket, item) that was taken and not delivered, or None: the end; at most one
+        self._taken: list[Any] = []
         self._is_delivering = False
         self._consuming = threading.Lock()
         self._num_batches = self._num_rows = self._num_tokens = self._num_padded_tokens = 0
@@ -134,10 +135,7 @@ class Pass:
             self._consuming.release()
 
     def _take(self) -> Batch | None:
-        """The next batch, and only then the last one's slot back.
-
-        Giving a slot back wakes the feeder: now it works while the loop does, not for the GIL while the loop
-        waits for its batch.
+        """The next batch, and with it the last one's slot back.
 
         A signal handler may raise between any two lines. What was taken lies in ``_taken`` until it is
         delivered, so the next call goes on from there.
@@ -147,16 +145,14 @@ class Pass:
                 "this pass was interrupted while it handed over a batch, which is lost; start a new one."
             )
         if not self._taken and not self.is_finished:
-            self._receive(self._ring.try_take)
-        if not self._taken and not self.is_finished:
-            self._give_back()
-            self._receive(self._ring.take)
-        if not self._taken:
+            # Taken into the list in one step of the interpreter, which no signal handler can split.
+            self._taken.extend(starmap(self._ring.take, _NO_ARGUMENTS))
+        if not self._taken or self._taken[0] is None:
+            self._taken.clear()
             self.close()
             return None
         self._is_delivering = True
         ticket, item = self._taken.pop()
-        previous, self._held = self._held, ticket
         if isinstance(item, Failure):
             self._is_delivering = False
             self._raise(item.error)
@@ -168,23 +164,8 @@ class Pass:
             self._staging.hand_over(item.slot)
             self._num_tokens += item.num_tokens
             self._num_padded_tokens += item.num_padded_tokens
-        if previous is not None:
-            self._ring.recycle(previous)
         self._is_delivering = False
         return batch
-
-    def _receive(self, take: Callable[[], Any]) -> None:
-        """Take a ticket into ``_taken`` in one step of the interpreter, which no signal handler can split."""
-        self._taken.extend(starmap(take, ((),)))
-        if self._taken[-1:] == [None]:
-            self._taken.clear()
-
-    def _give_back(self) -> None:
-        """Free the slot of the batch that was delivered last: the feeder may need it to go on."""
-        if self._held is not None:
-            with suppress(ValueError):  # interrupted behind this line, an earlier call has done it
-                self._ring.recycle(self._held)
-            self._held = None
 
     def _raise(self, error: BaseException) -> NoReturn:
         with suppress(OSError):  # the trace cannot be written; the error of the pass matters more

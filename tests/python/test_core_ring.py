@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -51,8 +51,8 @@ def test_items_come_out_in_ticket_order_whatever_they_are() -> None:
         ring.claim(ticket)
     for ticket, item in [(2, ring), (0, None), (1, error)]:
         assert ring.publish(ticket, item)
-    assert [ring.take(), ring.try_take(), ring.take(timeout=0)] == [(0, None), (1, error), (2, ring)]
-    assert ring.try_take() is None
+    assert [ring.take(), *ring.take_ready(1), ring.take(timeout=0)] == [(0, None), (1, error), (2, ring)]
+    assert ring.take_ready(1) == []
 
 
 def test_publish_next_hands_over_in_the_order_of_readiness() -> None:
@@ -69,11 +69,7 @@ def test_publish_next_hands_over_in_the_order_of_readiness() -> None:
         (lambda ring: ring.publish(2, None), "publish: ticket 2 is not claimed"),
         (lambda ring: ring.publish(0, None), "publish: ticket 0 is already published"),
         (lambda ring: ring.publish(-3, None), "publish: ticket -3 is negative"),
-        (lambda ring: ring.recycle(0), "recycle: ticket 0 was not taken"),
-        (
-            lambda ring: (ring.take(), ring.recycle(0), ring.recycle(0)),
-            "recycle: ticket 0 is already recycled",
-        ),
+        (lambda ring: ring.take_ready(0), "take_ready: limit must be at least 1, not 0"),
         (lambda ring: Ring(1).publish_next(None), "publish_next: ticket 0 is not claimed"),
         (lambda ring: ring.take(-0.5), "take: timeout must be None or at least 0 seconds, not -0.5"),
         (lambda ring: ring.take(math.nan), "not nan"),
@@ -84,6 +80,91 @@ def test_publish_next_hands_over_in_the_order_of_readiness() -> None:
 def test_misuse_is_refused_by_name(misuse: Callable[[Ring], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         misuse(full_ring(2))
+
+
+WRONG_ARGUMENTS: dict[str, Callable[[Any], object]] = {
+    "claim-str": lambda ring: ring.claim("0"),
+    "claim-float": lambda ring: ring.claim(0.0),
+    "claim-none": lambda ring: ring.claim(),
+    "claim-two": lambda ring: ring.claim(0, 1),
+    "publish-one": lambda ring: ring.publish(0),
+    "publish-three": lambda ring: ring.publish(0, 1, 2),
+    "publish-str": lambda ring: ring.publish("0", None),
+    "take-str": lambda ring: ring.take("soon"),
+    "take-two": lambda ring: ring.take(1, 2),
+    "take-twice": lambda ring: ring.take(1, timeout=2),
+    "take-name": lambda ring: ring.take(late=2),
+    "take-ready-float": lambda ring: ring.take_ready(1.5),
+    "put-name": lambda ring: ring.put(item=3),
+    "no-ring": lambda _: Ring.take(cast("Any", None)),
+    "no-init": lambda _: Ring.take(Ring.__new__(Ring)),
+}
+
+
+@pytest.mark.parametrize("misuse", WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_wrong_arguments_are_type_errors_and_change_nothing(misuse: Callable[[Any], object]) -> None:
+    ring = Ring(2)
+    with pytest.raises(TypeError):
+        misuse(ring)
+    assert ring.put("a", "b") == 2
+    assert ring.take_ready(9) == [(0, "a"), (1, "b")]
+
+
+def test_a_ticket_may_be_whatever_counts_as_a_whole_number() -> None:
+    class Number:
+        def __index__(self) -> int:
+            return 0
+
+    ring = Ring(1)
+    assert ring.claim(Number())
+    with pytest.raises(OverflowError):
+        ring.publish(1 << 70, None)
+    assert ring.publish(Number(), "item")
+    assert ring.take(1) == (0, "item")  # a timeout may be an int
+
+
+def test_put_claims_and_publishes_in_turn_and_waits_for_room() -> None:
+    ring, done = Ring(3), []
+    feeder = threading.Thread(target=lambda: done.append(ring.put(*range(100))), daemon=True)
+    feeder.start()
+    assert [ring.take(timeout=30) for _ in range(100)] == [(at, at) for at in range(100)]
+    feeder.join()
+    assert done == [100]
+    assert ring.blocked_claims > 0
+
+
+def test_put_says_how_many_went_in_before_the_ring_was_shut() -> None:
+    ring = Ring(2)
+    soon(ring.close)
+    assert ring.put(*"abcd") == 2
+    assert ring.put("e") == 0
+    assert [ring.take(), ring.take(), ring.take()] == [(0, "a"), (1, "b"), None]
+
+
+def test_take_ready_takes_no_more_than_it_may_and_leaves_what_is_not_published() -> None:
+    ring = full_ring(5, published=4)
+    assert ring.take_ready(3) == [(0, 0), (1, 1), (2, 2)]
+    assert ring.take_ready(3) == [(3, 3)]
+    assert ring.take_ready(3) == []
+    ring.publish(4, 4)
+    ring.close()
+    assert ring.take_ready(3) == [(4, 4)]
+    assert ring.take_ready(3) == []
+    assert ring.take() is None
+
+
+@pytest.mark.parametrize("take", [Ring.take, lambda ring: ring.take_ready(1)[0]], ids=["take", "take_ready"])
+def test_what_was_taken_keeps_its_slot_until_the_consumer_comes_again(
+    take: Callable[[Ring], tuple[int, Any]],
+) -> None:
+    ring = full_ring(2)
+    assert take(ring) == (0, 0)
+    assert not ring.try_claim(2)
+    assert take(ring) == (1, 1)
+    assert ring.try_claim(2)
+    assert not ring.try_claim(3)
+    assert ring.take_ready(1) == []  # nothing is there, but ticket 1 is given back
+    assert ring.try_claim(3)
 
 
 def test_a_refused_item_is_not_kept() -> None:
@@ -113,13 +194,21 @@ def test_a_waiting_take_is_woken_by_its_ticket() -> None:
     assert 0.05 < ring.blocked_take_s < 5
 
 
-def test_a_waiting_claim_is_woken_by_a_recycle() -> None:
+def test_a_waiting_claim_is_woken_by_a_consumer_that_comes_for_more() -> None:
     ring = full_ring(1)
     ring.take()
-    soon(lambda: ring.recycle(0))
+    soon(lambda: ring.take_ready(1))
     assert ring.claim(1)
     assert ring.blocked_claims == 1
     assert 0.05 < ring.blocked_claim_s < 5
+
+
+def test_a_consumer_that_has_to_wait_gives_its_slot_back_first() -> None:
+    """With one slot, the feeder could not go on otherwise, and both would wait for ever."""
+    ring = full_ring(1)
+    ring.take()
+    soon(lambda: ring.put("b"))
+    assert ring.take(timeout=30) == (1, "b")
 
 
 @pytest.mark.parametrize("shut", [Ring.close, Ring.cancel])
@@ -158,7 +247,8 @@ def test_cancel_drops_every_item_at_once() -> None:
     assert ring.is_closed
     assert ring.occupancy == 0
     assert ring.take() is None
-    assert ring.try_take() is None
+    assert ring.take_ready(3) == []
+    assert ring.put(Item()) == 0
     assert ring.publish(1, Item()) is False
     assert ring.publish_next(Item()) == -1
 
@@ -193,7 +283,7 @@ def test_an_item_may_call_the_ring_as_it_dies() -> None:
         def __del__(self) -> None:
             ring.cancel()
             ring.close()
-            assert ring.try_take() is None
+            assert ring.take_ready(1) == []
 
     for ticket in range(2):
         ring.claim(ticket)
@@ -209,7 +299,11 @@ def test_no_reference_is_lost_or_kept() -> None:
         ring.claim(ticket)
         ring.publish(ticket, item)
         assert ring.take() == (ticket, item)
-        ring.recycle(ticket)
+    assert ring.take_ready(3) == []  # gives the last slot back
+    for _ in range(1000):
+        assert ring.put(item, item, item) == 3
+        assert [each for _, each in ring.take_ready(3)] == [item, item, item]
+        assert ring.take_ready(3) == []
     assert sys.getrefcount(item) == before
 
 
@@ -246,7 +340,6 @@ def test_order_and_bound_hold_under_threads() -> None:
     while (handed := ring.take(timeout=30)) is not None:
         assert handed == (taken, -taken)
         taken += 1
-        ring.recycle(handed[0])
     for thread in threads:
         thread.join()
     assert taken == 4000
@@ -317,13 +410,11 @@ class RingAgainstItsTwin(RuleBasedStateMachine):
         self.ring = Ring(self.capacity)
         self.claimed = self.taken = 0
         self.published: dict[int, object] = {}
-        self.out: set[int] = set()  # taken, not recycled
-        self.recycled: set[int] = set()
+        self.held = 0  # tickets in the consumer's hand
         self.closed = self.cancelled = False
 
     def room(self) -> bool:
-        oldest = self.claimed - self.capacity
-        return oldest < 0 or all(ticket in self.recycled for ticket in range(oldest + 1))
+        return self.claimed - (self.taken - self.held) < self.capacity
 
     @precondition(lambda self: self.closed or self.room())
     @rule()
@@ -345,23 +436,33 @@ class RingAgainstItsTwin(RuleBasedStateMachine):
             with pytest.raises(ValueError, match="already published"):
                 self.ring.publish(ticket, item)
 
+    @rule(item=st.integers())
+    def try_claim(self, item: int) -> None:
+        if not self.room() or self.closed:
+            assert self.ring.try_claim(self.claimed) is False
+            return
+        assert self.ring.put(item) == 1
+        self.published[self.claimed] = item
+        self.claimed += 1
+
+    @rule(limit=st.integers(1, 4))
+    def take_ready(self, limit: int) -> None:
+        expected: list[tuple[int, object]] = []
+        while not self.cancelled and len(expected) < limit and self.taken in self.published:
+            expected.append((self.taken, self.published.pop(self.taken)))
+            self.taken += 1
+        assert self.ring.take_ready(limit) == expected
+        self.held = len(expected)
+
+    @precondition(lambda self: self.cancelled or self.taken in self.published)
     @rule()
     def take(self) -> None:
-        handed = self.ring.try_take()
-        if self.cancelled or self.taken not in self.published:
-            assert handed is None
+        if self.cancelled:
+            assert self.ring.take() is None
             return
-        assert handed == (self.taken, self.published.pop(self.taken))
-        self.out.add(self.taken)
+        assert self.ring.take() == (self.taken, self.published.pop(self.taken))
         self.taken += 1
-
-    @precondition(lambda self: self.out)
-    @rule(draw=st.data())
-    def recycle(self, draw: st.DataObject) -> None:
-        ticket = draw.draw(st.sampled_from(sorted(self.out)))
-        self.ring.recycle(ticket)
-        self.out.discard(ticket)
-        self.recycled.add(ticket)
+        self.held = 1
 
     @rule()
     def look(self) -> None:
