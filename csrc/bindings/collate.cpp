@@ -18,6 +18,9 @@ namespace {
 
 using MaybeArray = std::optional<py::array>;
 
+// Tokens that are written in a few microseconds.
+constexpr py::ssize_t kFewTokens = 4'096;
+
 std::string shape_of(const py::array& array) { return py::str(array.attr("shape")); }
 
 // The array's memory. Nothing is converted: a silent copy of an output would be written to and thrown away.
@@ -101,7 +104,7 @@ void collate_into(const Ragged& rows, const py::array& input_ids, const MaybeArr
     check_fits<Element>("pad_id", padding.id);
     check_fits<Element>("pad_type_id", padding.type_id);
     // Safe without the GIL: from here on only plain memory, which the caller's arguments keep alive.
-    without_gil([&] {
+    without_gil_if(input_ids.size() > kFewTokens, [&] {
         collate(rows, out, padding);
         return true;
     });
@@ -142,7 +145,7 @@ void pack_into(const Ragged& rows, const py::array& input_ids, const MaybeArray&
     }
     check_fits<std::int32_t>("the number of tokens", total);
     check_fits<Element>("the last position", first_position + longest);
-    without_gil([&] {
+    without_gil_if(input_ids.size() > kFewTokens, [&] {
         pack(rows, out);
         return true;
     });
@@ -164,7 +167,7 @@ void register_collate(py::module_& m) {
     m.def("collate", collate_arrays, array("ids"), array("starts"), array("stops"), array("input_ids"),
           array("attention_mask"), array("token_type_ids"), array("position_ids"), array("type_ids"),
           py::arg("pad_id"), py::arg("pad_type_id") = 0, py::arg("pad_left") = false,
-          R"(Writes rows ids[starts[r]:stops[r]] into padded matrices, without the GIL.
+          R"(Writes rows ids[starts[r]:stops[r]] into padded matrices; larger ones without the GIL.
 
 Every matrix has the shape of input_ids, (rows, width), and its dtype, int64 or int32; None: not wanted.
 attention_mask is 1 for tokens; token_type_ids come from type_ids (None: 0); position_ids count from each row's
@@ -172,7 +175,7 @@ first token. Padding is pad_id, 0, pad_type_id and 0. ValueError names the array
     m.def("pack", pack_arrays, array("ids"), array("starts"), array("stops"), array("input_ids"),
           array("token_type_ids"), array("position_ids"), array("cu_seqlens"), array("type_ids"),
           py::arg("first_position") = 0,
-          R"(Writes rows ids[starts[r]:stops[r]] behind one another, without padding and without the GIL.
+          R"(Writes rows ids[starts[r]:stops[r]] behind one another, without padding; many without the GIL.
 
 input_ids has a place for each token, int64 or int32; the others are like it, or None: not wanted. position_ids begin
 with first_position in each row; cu_seqlens, int32[rows + 1], says where each row begins and the last one ends.

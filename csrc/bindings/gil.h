@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <utility>
+
 namespace penstock::bindings {
 
 inline bool interpreter_is_finalizing() {
@@ -27,6 +29,15 @@ auto without_gil(Work work) {
     while (interpreter_is_finalizing()) pause();
     PyEval_RestoreThread(state);
     return result;
+}
+
+// Runs work() and returns its result; without the GIL if it is long enough to be worth that.
+//
+// Where several threads want the GIL, giving it up means to queue for it afterwards, behind all of them: for work
+// of a few microseconds the others are better off waiting.
+template <class Work>
+auto without_gil_if(bool is_long, Work work) {
+    return is_long ? without_gil(std::move(work)) : work();
 }
 
 }  // namespace penstock::bindings

@@ -119,10 +119,19 @@ class Borrowed {
     std::unique_ptr<text::Workspace> workspace_;
 };
 
-// work() without the GIL; it may run out of memory, or of what a container can hold.
+// Texts that are tokenized in some ten microseconds.
+constexpr std::size_t kFewUnits = 1'024;
+
+bool is_long(const Texts& texts) {
+    std::size_t length = 0;
+    for (std::size_t at = 0; at < texts.size() && length <= kFewUnits; ++at) length += texts[at].length;
+    return length > kFewUnits;
+}
+
+// work(), without the GIL if it is long; it may run out of memory, or of what a container can hold.
 template <class Work>
-void run(Work work) {
-    const bool is_done = without_gil([&]() noexcept {
+void run(bool is_long, Work work) {
+    const bool is_done = without_gil_if(is_long, [&]() noexcept {
         try {
             work();
             return true;
@@ -143,7 +152,7 @@ EncodedRows encode_rows(const Tokenizer& tokenizer, const py::object& texts, con
                               std::to_string(first.size()) + " texts; give one each");
     }
     Rows rows(first.size());
-    run([&] {
+    run(is_long(first) || is_long(second), [&] {
         const Borrowed workspace(tokenizer);
         Buffer buffers[2];
         rows.ids.reserve(likely_ids(first, frame) + likely_ids(second, frame));
@@ -175,7 +184,7 @@ CountedRows count_rows(const Tokenizer& tokenizer, const py::object& texts, cons
     std::vector<std::int64_t> counts;
     std::vector<std::uint8_t> status;
     bool are_done = true;
-    run([&] {
+    run(is_long(all), [&] {
         const Borrowed workspace(tokenizer);
         Buffer buffer;
         counts.reserve(all.size());
@@ -249,16 +258,17 @@ only_second.)");
             py::arg("model"), py::arg("raw"), py::arg("normalized"), py::arg("guards"),
             R"(raw, normalized: added tokens, (content, id, single_word, lstrip, rstrip). guards: as what the latter may stand
 in a text before it is normalized; None: nobody knows, so no long text is read in part.)")
-        .def("encode_rows", encode_rows, py::arg("texts"), py::arg("pairs"), py::arg("frame"),
-             py::arg("with_types"),
-             R"(Blocks, without the GIL. Texts: a list of str or an Arrow array of strings.
+        .def(
+            "encode_rows", encode_rows, py::arg("texts"), py::arg("pairs"), py::arg("frame"),
+            py::arg("with_types"),
+            R"(Blocks, without the GIL unless it takes but a moment. Texts: a list of str or an Arrow array of strings.
 
 Returns ids int32[n], offsets int64[rows + 1], type ids uint8[n] or None, UTF-8 bytes int64[rows] of the (second)
 text as far as it was read, and, if some row is not done, status uint8[rows], else None: 0 done, 1 no text (null, no str, a lone surrogate), 2 not
 known exactly: `tokenizers` must do it, 3 the text that may not be cut fills the row. A row that is not done has no
 tokens.)")
         .def("count_rows", count_rows, py::arg("texts"), py::arg("frame"),
-             "Blocks, without the GIL. How many tokens encode_rows() would make, int64[rows], and its "
+             "Blocks, as encode_rows() does. How many tokens that would make, int64[rows], and its "
              "status.");
 }
 
