@@ -4,6 +4,10 @@ It is the only thread that feels backpressure, so the pool is never clogged by a
 Workers never wait for anything but their own work. Everything that the feeder reacts to reaches it as a call
 in its inbox: what was read, what was loaded, what was tokenized.
 
+A row that was loaded and is the next in order needs no such detour: the worker that has it takes the
+feeder's turn, if nobody has it, plans the row, and makes the batch that it completes. The turn is a lock that
+the feeder holds whenever it does not sleep over an empty inbox; with it goes all that planning changes.
+
 What bounds the flow: rows that were started (given to ``load`` or to the tokenizer) and are in no claimed
 batch are at most ``rows_ahead + window_rows``; claimed batches are at most ``batches_ahead + 1`` (the last is
 the one in the loop's hands), and one more is planned and waits for its claim.
@@ -109,6 +113,8 @@ class Feeder:
         self._backlog: deque[Any] = deque()  # read and not started: keys with their index, or jobs
         self._entries: deque[Entry] = deque()  # started and not planned, in input order
         self._loads: dict[Load, Entry] = {}  # loads in flight
+        self._waiting: list[PlannedBatch] = []  # planned by a worker that found no room in the ring
+        self._waiting_bytes = 0  # of their text
         self._num_open = 0  # rows started and in no claimed batch
         self._ticket = 0
         self._is_read = False
@@ -127,6 +133,9 @@ class Feeder:
             clock=clock,
             name=name,
         )
+        self._turn = threading.Lock()
+        # Rows that wait for a window, a moment, or just any slot are the feeder's.
+        self._workers_plan = limits.ordered and limits.window_rows == 1 and limits.max_wait is None
         self._thread = threading.Thread(target=self._feed, name=f"{name}-feeder", daemon=True)
 
     def start(self) -> None:
@@ -175,30 +184,47 @@ class Feeder:
     # --- the feeder's thread -----------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        try:
-            while not self._has_failed and not self._is_done():
-                self._react(self._patience())
-                # Planning first: its batches are wanted before the rows that would be started now.
-                self._plan_ready()
-                self._start_work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer must hear of it
-            self._deliver(Failure(error))
-        finally:
-            # Frames of a finished pass must not keep rows alive.
-            self._backlog.clear()
-            self._entries.clear()
-            self._staging.clear()
-        self._ring.close()
+        with self._turn:
+            try:
+                while not self._has_failed and not self._is_done():
+                    self._sleep(self._patience())
+                    self._react(0.0)
+                    # Planning first: its batches are wanted before the rows that would be started now.
+                    self._plan_ready()
+                    self._start_work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer must hear of it
+                self._deliver(Failure(error))
+            finally:
+                # Frames of a finished pass must not keep rows alive.
+                self._backlog.clear()
+                self._entries.clear()
+                self._waiting.clear()
+                self._staging.clear()
+            self._ring.close()
         if not self._has_failed:
             # Every row is on its way: the workers end while the loop has its last batches in hand.
             self._pool.shutdown(wait=False, cancel_futures=False)
 
     def _is_done(self) -> bool:
-        return self._is_read and not self._backlog and not self._entries and self._planner.is_empty
+        is_planned = not self._entries and not self._waiting and self._planner.is_empty
+        return self._is_read and not self._backlog and is_planned
 
-    def _react(self, patience: float | None) -> None:
-        """Wait for something to happen, then take in all that has happened."""
-        if patience is None or patience > 0:
+    def _sleep(self, patience: float | None) -> None:
+        """Wait for something to happen. Meanwhile the turn is anybody's."""
+        if patience == 0.0:
+            return
+        self._turn.release()
+        try:
+            call = self._inbox.get(timeout=patience)
+        except queue.Empty:
+            call = _nothing
+        finally:
+            self._turn.acquire()
+        call()
+
+    def _react(self, patience: float) -> None:
+        """Wait for something to happen, the turn kept, then take in all that has happened."""
+        if patience > 0:
             with suppress(queue.Empty):
                 self._inbox.get(timeout=patience)()
         while not self._inbox.empty():  # nobody else takes from it
@@ -207,7 +233,7 @@ class Feeder:
 
     def _patience(self) -> float | None:
         """Seconds until something is due by the clock; None: nothing is."""
-        if self._has_ready_entry() or (self._is_read and not self._entries):
+        if self._has_work():
             return 0.0
         due: list[float] = []
         now = perf_counter()
@@ -218,6 +244,10 @@ class Feeder:
         if self._limits.max_wait is not None and self._oldest is not None:
             due.append(self._oldest + self._limits.max_wait)
         return min(max(0.001, min(due) - now), threading.TIMEOUT_MAX) if due else None
+
+    def _has_work(self) -> bool:
+        """Whether there is something that the feeder need not wait for."""
+        return bool(self._waiting) or self._has_ready_entry() or (self._is_read and not self._entries)
 
     def _source_ended(self, error: BaseException | None) -> None:
         self._is_read = True
@@ -298,7 +328,41 @@ class Feeder:
             self._gate.add(entry.text_bytes)
         except BaseException as caught:  # noqa: BLE001 - it travels to the consumer
             error = caught
-        self._inbox.put(partial(self._entry_ready, entry, rows, error))
+        is_plain = rows is not None and not rows.failures and self._workers_plan
+        if not is_plain or not self._turn.acquire(blocking=False):
+            self._inbox.put(partial(self._entry_ready, entry, rows, error))
+            return
+        try:
+            assert rows is not None
+            mine = self._plan_here(entry, rows)
+        finally:
+            self._turn.release()
+        if mine is not None:
+            self._stage(*mine)
+
+    def _plan_here(self, entry: Entry, rows: Rows) -> tuple[PlannedBatch, int] | None:
+        """In a worker that has the turn: what the feeder does with a row. Gives a batch to make, if any.
+
+        Never blocks. What would have to wait is left to the feeder.
+        """
+        self._entry_ready(entry, rows, None)
+        is_next = not self._waiting and not self._has_failed and self._entries[0] is entry
+        if is_next:
+            self._entries.popleft()
+            self._num_open -= len(rows.index)
+            self._waiting += self._planner.add_sound(rows)
+            self._waiting_bytes = entry.text_bytes
+        self._start_work()
+        mine = None
+        # The claim comes last: whoever has a ticket must publish it, whatever happens.
+        if is_next and self._waiting and self._ring.try_claim(self._ticket):
+            mine = self._waiting.pop(0), self._ticket
+            self._ticket += 1
+        if is_next and not self._waiting:
+            self._gate.leave(0, self._waiting_bytes)
+        if self._has_work():
+            self._inbox.put(_nothing)
+        return mine
 
     def _loaded_row(self, load: Load) -> Rows:
         text = self._row_reader.plain_text(load.row)
@@ -365,6 +429,11 @@ class Feeder:
             del self._loads[entry.load]
 
     def _plan_ready(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._deliver_all(waiting, self._waiting_bytes)
+            if self._has_failed:
+                return
         for entry in self._ready_entries():
             if entry.error is not None:
                 self._deliver_all(self._planner.flush())

@@ -236,6 +236,10 @@ class WindowPlanner:
         if len(self._failed) >= MAX_PENDING_ERRORS:
             yield PlannedBatch([], self._unit, self._take_failed())
 
+    def add_sound(self, rows: Rows) -> Iterator[PlannedBatch]:
+        """``add`` for rows of which none failed, and of the same unit as those before."""
+        return self._absorb(rows)
+
     def flush(self) -> Iterator[PlannedBatch]:
         """Cut here: the end of the input or of a unit, or waiting rows are due."""
         yield from self._plan_window()
