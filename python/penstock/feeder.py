@@ -332,9 +332,12 @@ class Feeder:
         if not is_plain or not self._turn.acquire(blocking=False):
             self._inbox.put(partial(self._entry_ready, entry, rows, error))
             return
+        mine = None
         try:
             assert rows is not None
             mine = self._plan_here(entry, rows)
+        except BaseException as caught:  # noqa: BLE001 - it is the feeder's work, and its error
+            self._inbox.put(partial(_fail, caught))
         finally:
             self._turn.release()
         if mine is not None:
@@ -532,6 +535,11 @@ def with_note(error: BaseException, note: str) -> BaseException:
     if hasattr(error, "add_note") and not getattr(error, "__notes__", ()):
         error.add_note(note)  # one is enough: a caller may raise the same object for every row
     return error
+
+
+def _fail(error: BaseException) -> None:
+    """Ends the feeder, and with it the pass."""
+    raise error
 
 
 def _nothing() -> None:

@@ -20,7 +20,7 @@ from penstock.errors import ClosedError, ConfigError, ForkedError, SourceExhaust
 from penstock.feeder import Feeder, Limits
 from penstock.loads import CoroutineLoader, FunctionLoader
 from penstock.planner import padded_length
-from penstock.pool import WorkerPool, join_unless
+from penstock.pool import WorkerPool, be_low_priority, join_unless
 from penstock.sources import RowReader, Source, UnitSource, as_source
 from penstock.sources.rows import MOST_ROWS
 from penstock.staging import Staging
@@ -90,7 +90,7 @@ class Pass:
         self._ring = _core.Ring(settings.batches_ahead + 1)
         self._staging = _make_staging(settings)
         name = "penstock"
-        self._pool = WorkerPool(limits.num_workers, name, partial(_enter_device, settings.device))
+        self._pool = WorkerPool(limits.num_workers, name, partial(_enter_worker, settings.device))
         self._feeder = Feeder(
             items,
             ring=self._ring,
@@ -348,8 +348,9 @@ def _input_names(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in wanted if name in KNOWN_INPUTS)
 
 
-def _enter_device(device: torch.device) -> None:
-    """A new thread sits on CUDA device 0 and would make a context there."""
+def _enter_worker(device: torch.device) -> None:
+    """A new thread is the loop's equal, and sits on CUDA device 0, where it would make a context."""
+    be_low_priority()
     if device.type == "cuda":
         import torch
 

@@ -7,7 +7,9 @@ caller's code can be abandoned and replaced. ``shutdown`` waits for our own code
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ T = TypeVar("T")
 Job = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 _JOIN_SLICE_S = 0.005
+_NICENESS = 5
 
 
 class WorkerAbandoned(BaseException):
@@ -146,6 +149,19 @@ class WorkerPool(Executor):
                 future.set_exception(error)
             # An idle thread must not keep the last batch alive.
             del future, fn, args, kwargs
+
+
+def be_low_priority() -> None:
+    """Have the kernel prefer other threads to this one where cores are short: the loop before its workers.
+
+    A process that this thread starts inherits it. Only Linux can do that to a single thread; nothing is done
+    elsewhere, or where it is not allowed.
+    """
+    if sys.platform != "linux":
+        return
+    thread = threading.get_native_id()
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS))
 
 
 def join_unless(

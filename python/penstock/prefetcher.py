@@ -74,7 +74,8 @@ class Prefetcher:
         batches_ahead: Planned batches that are ready or in the making.
         rows_ahead: Loads in flight. None: ``num_workers`` for a function, 64 for a coroutine function.
             Without ``load``: rows being tokenized ahead of their window.
-        num_workers: Threads. None: with ``load`` cores + 4, else cores - 1; at least 1, at most 16.
+        num_workers: Threads. None: with ``load`` cores + 4, else cores - 1; at least 1, at most 16. On Linux
+            they give way to the loop where cores are short (their niceness is 5 more than the process's).
         ordered: False plans rows as they become ready, for loads of uneven latency.
         on_error: "raise": all earlier batches, then the error. "skip": the row is left out and counted.
             "null": it is also listed in ``batch.errors``. SystemExit and KeyboardInterrupt always raise.

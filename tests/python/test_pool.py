@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from concurrent.futures import Future, wait
 
 import pytest
 
+from penstock import Prefetcher
 from penstock.pool import WorkerAbandoned, WorkerPool
 
 
@@ -74,3 +77,19 @@ def test_shutdown_drops_what_waits_and_refuses_more(pool: WorkerPool) -> None:
     assert running.result(10) is True
     pool.shutdown()
     assert not any(thread.is_alive() for thread in pool._threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_workers_give_way_to_the_loop() -> None:
+    def niceness(_: int = 0) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    seen: list[int] = []
+
+    def load(key: int) -> list[int]:
+        seen.append(niceness())
+        return [key]
+
+    with Prefetcher(range(3), None, load=load, device="cpu") as batches:
+        assert len([row for batch in batches for row in batch.input_index]) == 3
+    assert set(seen) == {min(19, niceness() + 5)}
