@@ -13,7 +13,7 @@ import pytest
 from penstock.demo import CORPUS, MODEL
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-FEED, PIPELINE = BENCHMARKS / "feed.py", BENCHMARKS / "pipeline.py"
+FEED, PIPELINE, BUSY = (BENCHMARKS / name for name in ("feed.py", "pipeline.py", "busy.py"))
 
 
 def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) -> None:
@@ -28,6 +28,19 @@ def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) ->
     assert len(seconds) == 6
     assert all(len(values) == 2 for values in seconds.values())
     assert bars_of_plots(raw) == [1 + 6, 1 + 6]
+
+
+def test_busy_times_the_steps_of_a_loop_beside_every_kind_of_work(tmp_path: Path) -> None:
+    raw = tmp_path / "busy.json"
+    small = ["--workers", "2", "--steps", "5", "--runs", "2", "--json", str(raw)]
+    done = subprocess.run(
+        [sys.executable, str(BUSY), *small], capture_output=True, text=True, timeout=55, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads(raw.read_text(encoding="utf-8"))["seconds"]
+    assert len(seconds) == 5
+    assert all([len(run) for run in runs] == [5, 5] for runs in seconds.values())
+    assert all(name in done.stdout for name in seconds)
 
 
 def bars_of_plots(raw: Path) -> list[int]:
