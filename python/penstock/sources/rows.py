@@ -243,7 +243,9 @@ class RowSource:
                 raise error
 
 
-def _groups(iterator: Iterator[object], most_rows: int) -> Iterator[tuple[list[object], Exception | None]]:
+def _groups(
+    iterator: Iterator[object], most_rows: int
+) -> Iterator[tuple[list[object], BaseException | None]]:
     """Rows in groups that grow, Arrow batches alone; an error of the iterator comes with the last."""
     most = 1
     rows: list[object] = []
@@ -256,7 +258,7 @@ def _groups(iterator: Iterator[object], most_rows: int) -> Iterator[tuple[list[o
             if rows:
                 yield rows, None
             return
-        except Exception as error:  # noqa: BLE001 - raised again as it is, behind the rows before it
+        except BaseException as error:  # noqa: BLE001 - raised again as it is, behind the rows before it
             yield rows, error
             return
         waited = time.perf_counter() - asked
