@@ -253,6 +253,7 @@ class Prefetcher:
 
     def __enter__(self) -> Self:
         """Return itself; the pass begins with ``iter()``."""
+        check_process(self._pid)
         return self
 
     def __exit__(
@@ -281,7 +282,7 @@ class BatchIterator(Iterator[Batch]):
     """One pass. ``next()`` blocks until a batch is ready; Ctrl-C interrupts it. One consumer thread."""
 
     def __init__(self, current: Pass) -> None:
-        self._pass = current
+        self._pass, self._pid = current, os.getpid()
         # Collected without close(): the threads know the pass and not the iterator, so it goes, and they end.
         self._finalizer = weakref.finalize(self, current.cancel)
         self._finalizer.atexit = False
@@ -302,10 +303,12 @@ class BatchIterator(Iterator[Batch]):
 
     def close(self) -> None:
         """End the pass, as ``Prefetcher.close``."""
+        check_process(self._pid)
         self._pass.close()
 
     def stats(self) -> Stats:
         """The counters of this pass."""
+        check_process(self._pid)
         return self._pass.stats()
 
 
