@@ -8,9 +8,14 @@ A row that was loaded and is the next in order needs no such detour: the worker 
 feeder's turn, if nobody has it, plans the row, and makes the batch that it completes. The turn is a lock that
 the feeder holds whenever it does not sleep over an empty inbox; with it goes all that planning changes.
 
-What bounds the flow: rows that were started (given to ``load`` or to the tokenizer) and are in no claimed
-batch are at most ``rows_ahead + window_rows``; claimed batches are at most ``batches_ahead + 1`` (the last is
-the one in the loop's hands), and one more is planned and waits for its claim.
+What bounds the flow: rows that were started (given to ``load`` or to the tokenizer) and are in no batch are
+at most ``rows_ahead + window_rows``; claimed batches are at most ``batches_ahead + 1`` (once the loop has
+one, the last is the one in its hands), and one more is planned, or being packed, and waits for its claim.
+Rows that failed are in no batch and do not count.
+
+What bounds the bytes: text that was read or loaded and is in no batch is counted by the gate until it is in
+the open window, and there by the planner. Nothing is started while the gate is over its share, so it goes
+over by what is under way: a row for each load in flight, or one chunk of a source that holds rows.
 """
 
 from __future__ import annotations
@@ -62,6 +67,16 @@ class Limits:
     ordered: bool
     on_error: str
 
+    @property
+    def max_window_bytes(self) -> int:
+        """The open window is cut at half of the bound."""
+        return max(1, self.max_buffered_bytes // 2)
+
+    @property
+    def max_gate_bytes(self) -> int:
+        """What the open window, which stays below its half, leaves of the bound; all, if there is none."""
+        return self.max_buffered_bytes - (0 if self.window_rows == 1 else self.max_window_bytes - 1)
+
 
 @dataclass(eq=False)
 class Entry:
@@ -108,14 +123,14 @@ class Feeder:
         self._encoder, self._collator, self._planner = encoder, collator, planner
         self._row_reader = row_reader
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._gate = Gate(limits.rows_ahead, max(1, limits.max_buffered_bytes // 2))
+        self._gate = Gate(limits.rows_ahead, limits.max_gate_bytes)
         self._loader = make_loader(self._load_finished) if make_loader is not None else None
         self._backlog: deque[Any] = deque()  # read and not started: keys with their index, or jobs
         self._entries: deque[Entry] = deque()  # started and not planned, in input order
         self._loads: dict[Load, Entry] = {}  # loads in flight
         self._waiting: list[PlannedBatch] = []  # planned by a worker that found no room in the ring
         self._waiting_bytes = 0  # of their text
-        self._num_open = 0  # rows started and in no claimed batch
+        self._num_started = 0  # rows, those that failed not counted
         self._ticket = 0
         self._is_read = False
         self._has_failed = False
@@ -144,12 +159,17 @@ class Feeder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell both threads to end. Does not wait; the ring must be cancelled already."""
+        """Tell both threads and the loads to end. Does not wait; the ring must be cancelled already."""
         self._has_failed = True
         self._gate.close()
         self._inbox.put(_nothing)
         if self._loader is not None:
             self._loader.stop()
+
+    def join_loads(self) -> None:
+        """After ``stop``: wait for coroutines that were cancelled, as long as they get on with it."""
+        if self._loader is not None:
+            self._loader.join()
 
     @property
     def threads(self) -> list[threading.Thread]:
@@ -271,11 +291,12 @@ class Feeder:
             self._backlog.popleft()
 
     def _has_room(self, num_rows: int) -> bool:
-        if self._num_open == 0:
+        num_open = self._num_started - self._planner.num_planned
+        if num_open == 0:
             return True
-        if self._loader is not None and self._gate.is_full():
+        if self._loader is not None and self._gate.is_over():
             return False
-        return self._num_open + num_rows <= self._limits.rows_ahead + self._limits.window_rows
+        return num_open + num_rows <= self._limits.rows_ahead + self._limits.window_rows
 
     def _start_load(self, key: Any, index: int) -> None:
         assert self._loader is not None
@@ -283,14 +304,14 @@ class Feeder:
         entry = Entry(load=load)
         self._entries.append(entry)
         self._loads[load] = entry
-        self._num_open += 1
+        self._num_started += 1
         self._gate.leave(1, 0)
         self._loader.start(load)
 
     def _start_encoding(self, chunk: Chunk, text_bytes: Array) -> None:
         entry = Entry(text_bytes=int(text_bytes.sum()))
         self._entries.append(entry)
-        self._num_open += chunk.batch.num_rows
+        self._num_started += chunk.batch.num_rows
         self._gate.leave(chunk.batch.num_rows, 0)
         self._pool.submit(self._encode, entry, chunk, text_bytes)
 
@@ -352,7 +373,6 @@ class Feeder:
         is_next = not self._waiting and not self._has_failed and self._entries[0] is entry
         if is_next:
             self._entries.popleft()
-            self._num_open -= len(rows.index)
             self._waiting += self._planner.add_sound(rows)
             self._waiting_bytes = entry.text_bytes
         self._start_work()
@@ -444,8 +464,7 @@ class Feeder:
                 return
             assert entry.rows is not None
             rows = entry.rows
-            # Packed rows belong to the batch being packed; rows of a window are open until it is planned.
-            self._num_open -= len(rows.index) if self._limits.window_rows == 1 else len(rows.failures)
+            self._num_started -= len(rows.failures)
             self._num_failed += len(rows.failures)
             self._oldest = self._oldest or perf_counter()
             self._deliver_all(self._planner.add(rows), entry.text_bytes)
@@ -500,8 +519,6 @@ class Feeder:
             self._has_failed = True
             return
         self._ticket += 1
-        if self._limits.window_rows > 1:
-            self._num_open -= planned.num_rows_started
         self._staging.append(self._pool.submit_first(self._stage, planned, ticket))
 
     def _fail(self, failure: Failure) -> None:

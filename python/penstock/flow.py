@@ -192,6 +192,7 @@ class Pass:
         self.cancel()
         self._pool.shutdown(wait=True)
         join_unless(self._feeder.threads, self._feeder.in_caller_code)
+        self._feeder.join_loads()
         self._feeder.forget_source()
         if self._trace is not None and not was_finished:
             self._trace.write()
@@ -306,8 +307,7 @@ def _make_planner(settings: Settings) -> WindowPlanner:
         ramp=not isinstance(settings.source, UnitSource),
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_rows=settings.max_batch_rows,
-        # Half of the bound for the open window, half for what is read and not in it.
-        max_window_bytes=max(1, settings.limits.max_buffered_bytes // 2),
+        max_window_bytes=settings.limits.max_window_bytes,
         on_error=settings.limits.on_error,
     )
 

@@ -43,9 +43,9 @@ class Gate:
         with self._condition:
             self._bytes += num_bytes
 
-    def is_full(self) -> bool:
-        """Whether the byte bound is reached."""
-        return self._bytes >= self._max_bytes
+    def is_over(self) -> bool:
+        """Whether there are more bytes than the bound: then nothing is begun that brings more."""
+        return self._bytes > self._max_bytes
 
     def close(self) -> None:
         """Let the reader go, for good."""
@@ -54,7 +54,7 @@ class Gate:
             self._condition.notify()
 
     def _has_room(self) -> bool:
-        return not self._is_open or (self._rows < self._max_rows and self._bytes < self._max_bytes)
+        return not self._is_open or (self._rows < self._max_rows and not self.is_over())
 
 
 class Reader:

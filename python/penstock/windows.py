@@ -162,15 +162,12 @@ class PlannedBatch:
         """Rows of the batch that the model will see."""
         return sum(len(positions) for _, positions in self.parts)
 
-    @property
-    def num_rows_started(self) -> int:
-        """Input rows whose first window is in this batch: so many rows leave the planning stage with it."""
-        return sum(
-            len(positions)
-            if rows.num_windows_of is None  # no row was cut: each has one window
-            else int(np.count_nonzero((positions == 0) | (rows.row[positions] != rows.row[positions - 1])))
-            for rows, positions in self.parts
-        )
+
+def _rows_begun(rows: Rows, positions: Array) -> int:
+    """How many of these windows are the first of their row."""
+    if rows.num_windows_of is None:  # no row was cut: each has one window
+        return len(positions)
+    return int(np.count_nonzero((positions == 0) | (rows.row[positions] != rows.row[positions - 1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +211,8 @@ class WindowPlanner:
         self._packed: list[tuple[Rows, Array]] = []
         self._failed: list[FailedRow] = []
         self._unit = 0
+        self.num_planned = 0
+        """Rows that are in a batch so far, in one that is still being packed too."""
 
     @property
     def is_empty(self) -> bool:
@@ -290,6 +289,7 @@ class WindowPlanner:
             max_batch_rows=self._max_batch_rows,
             sort=True,
         ):
+            self.num_planned += _rows_begun(window, positions)
             yield PlannedBatch([(window, positions)], self._unit, self._take_failed())
 
     def _pack(self, rows: Rows) -> Iterator[PlannedBatch]:
@@ -308,7 +308,9 @@ class WindowPlanner:
 
     def _hold(self, rows: Rows, start: int, stop: int) -> None:
         if stop > start:
-            self._packed.append((rows, np.arange(start, stop)))
+            positions = np.arange(start, stop)
+            self._packed.append((rows, positions))
+            self.num_planned += _rows_begun(rows, positions)
 
     def _close_packed(self) -> PlannedBatch:
         batch = PlannedBatch(self._packed, self._unit, self._take_failed())
