@@ -402,9 +402,9 @@ class Feeder:
             # It may be kept for long, and must not keep what the caller's frames hold. The first is ours.
             error.__traceback__ = error.__traceback__.tb_next
             clear_frames(error.__traceback__)
-        return self._encoder.failed_row(
-            load.index, with_note(error, f"penstock: in load(), row {load.index + 1:,} of the source")
-        )
+        tried = f", tried {load.attempt + 1} times" if load.attempt else ""
+        note = f"penstock: in load(), row {load.index + 1:,} of the source{tried}"
+        return self._encoder.failed_row(load.index, with_note(error, note))
 
     def _encode(self, entry: Entry, chunk: Chunk, text_bytes: Array) -> None:
         rows, error = None, None

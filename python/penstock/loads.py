@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penstock.errors import LoadTimeoutError
+from penstock.errors import ConfigError, LoadTimeoutError
 from penstock.pool import WorkerAbandoned, WorkerPool
 
 if TYPE_CHECKING:
@@ -179,6 +179,12 @@ class FunctionLoader:
             try:
                 with self._pool.caller_code():
                     load.row = self._load(load.key)
+                if inspect.iscoroutine(load.row):
+                    load.row.close()
+                    raise ConfigError(  # noqa: TRY301 - it goes the way of all others
+                        "load: it gave a coroutine and is no coroutine function; pass the coroutine function "
+                        "itself, or functools.partial of it, and not a function around it."
+                    )
             except BaseException as error:  # noqa: BLE001 - it travels to the consumer, SystemExit too
                 load.error = error
             self._clock.add("load", start, perf_counter(), load.index)
@@ -272,6 +278,7 @@ class CoroutineLoader:
                     self._loop.run_forever()
         finally:
             self._loop.close()
+            self._cancelled = []  # they may hold rows, and frames of the caller's
 
     async def _wind_up(self) -> None:
         """Cancel every task, those too that the caller's coroutines started, until none is left."""

@@ -49,7 +49,8 @@ class Prefetcher:
     """Feeds a loop with batches that are loaded, tokenized, padded and on the device before it asks.
 
     Batches come in ticket order; with ``window_rows=1`` that is the order of the input. Rows started and
-    not delivered are at most ``rows_ahead + window_rows`` plus the rows of ``batches_ahead + 2`` batches.
+    not delivered are at most ``rows_ahead + window_rows`` plus the rows of ``batches_ahead + 2`` batches;
+    rows that failed do not count.
 
     Args:
         source: Rows: an iterable of str, (str, str), dict or Arrow batches; an Arrow table; a ``datasets``
@@ -57,7 +58,8 @@ class Prefetcher:
             ``tokenizer=None``: an iterable of token ids.
         tokenizer: A ``penstock.Tokenizer``, or anything ``Tokenizer.from_pretrained`` takes. None: the rows
             are token ids already.
-        load: Key to row, a function or a coroutine function; called many at once.
+        load: Key to row, a function or a coroutine function; called many at once. Coroutines run on one event
+            loop in a thread of its own, and are cancelled when the pass ends.
         text_column, pair_column: Where the text is, in dict rows, tables and files.
         keep: Fields that ride along in ``batch.columns``.
         device: Where the tensors go. None: cuda if there is one, else cpu.
@@ -79,12 +81,15 @@ class Prefetcher:
         ordered: False plans rows as they become ready, for loads of uneven latency.
         on_error: "raise": all earlier batches, then the error. "skip": the row is left out and counted.
             "null": it is also listed in ``batch.errors``. SystemExit and KeyboardInterrupt always raise.
-        timeout: Seconds for one ``load`` call. A hung call fails its row; its thread is replaced.
-            A coroutine that blocks its event loop cannot be timed out.
-        retries: More attempts of ``load`` after an exception.
+        timeout: Seconds for one ``load`` call. A hung call fails its row; its thread is replaced, a coroutine
+            is cancelled. A coroutine that blocks its event loop cannot be timed out.
+        retries: More attempts of ``load`` after an ``Exception``; not after ``timeout``, SystemExit and the
+            like. Before each it waits a random time below 0.1 s, 0.2 s, 0.4 s and so on, at most 30 s
+            (exponential backoff with full jitter); a function's worker waits with it.
         max_wait: Seconds after which waiting rows are sent as they are, for live sources.
         max_row_bytes: A row with more text fails.
-        max_buffered_bytes: Bound of the text that is read and not in a batch.
+        max_buffered_bytes: Bound of the text that is read and in no batch; loads in flight may each add a
+            row, and a source that holds rows a chunk: 4 MiB, one row, or an Arrow batch of the caller's.
         collate: ``(rows: Ragged, columns) -> dict of arrays``, called in a worker instead of our padding.
         trace: File to write a timeline to that Perfetto opens.
         truncation: The side on which rows over ``max_length`` are cut off.
