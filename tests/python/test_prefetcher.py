@@ -18,12 +18,9 @@ import penstock
 from penstock import Prefetcher
 from penstock.errors import (
     AbandonedWorkersError,
-    ClosedError,
     ConfigError,
-    LoadTimeoutError,
     RowError,
     RowTooLargeError,
-    SourceExhaustedError,
 )
 
 if TYPE_CHECKING:
@@ -191,66 +188,6 @@ def test_load_may_be_a_coroutine_function(tiny_bpe: Path) -> None:
     assert peak == 64  # rows_ahead for coroutines
 
 
-@pytest.mark.parametrize("rows_ahead", [1, 4, 16])
-@pytest.mark.parametrize("batches_ahead", [1, 3])
-@pytest.mark.parametrize("max_batch_rows", [1, 5])
-def test_rows_started_and_not_delivered_are_within_the_formula(
-    rows_ahead: int, batches_ahead: int, max_batch_rows: int
-) -> None:
-    started, lock = 0, threading.Lock()
-
-    def load(key: int) -> list[int]:
-        nonlocal started
-        with lock:
-            started += 1
-        return [key]
-
-    bound = rows_ahead + 1 + max_batch_rows * (batches_ahead + 2)
-    with Prefetcher(
-        range(500),
-        None,
-        load=load,
-        device="cpu",
-        rows_ahead=rows_ahead,
-        batches_ahead=batches_ahead,
-        max_batch_rows=max_batch_rows,
-        num_workers=4,
-    ) as batches:
-        iterator = iter(batches)
-        wait_until(lambda: started >= bound - 1)
-        time.sleep(0.1)
-        # Full, and not a row more; the last one starts only if a load ended before the feeder had to wait.
-        assert started in (bound - 1, bound)
-        got = 0
-        for batch in iterator:
-            got += len(batch)
-            assert started - got <= bound
-    assert got == 500
-
-
-def test_window_rows_bound_holds_for_text(tiny_bpe: Path) -> None:
-    pulled, lock = 0, threading.Lock()
-
-    def rows() -> Iterator[str]:
-        nonlocal pulled
-        for text in texts(3_000):
-            with lock:
-                pulled += 1
-            yield text
-
-    got, worst = 0, 0
-    with Prefetcher(
-        rows(), tiny_bpe, device="cpu", window_rows=64, rows_ahead=32, max_batch_rows=8, num_workers=2
-    ) as batches:
-        for batch in batches:
-            time.sleep(0.0005)
-            worst = max(worst, pulled - got)
-            got += len(batch)
-    assert got == 3_000
-    # Rows started as the formula says; what was only read is a chunk and as many rows again.
-    assert worst <= (32 + 64 + 8 * 5) + 32 + 1024
-
-
 def test_unordered_delivers_every_row_and_does_not_wait_for_the_slow_one(tiny_bpe: Path) -> None:
     release = threading.Event()
 
@@ -339,49 +276,11 @@ def test_retries_call_load_again_and_are_counted() -> None:
         assert batches.stats().num_retries == 12
     with (
         Prefetcher([99], None, load=load, device="cpu", retries=1) as batches,
-        pytest.raises(OSError, match="flaky"),
+        pytest.raises(OSError, match="flaky") as caught,
     ):
         next(iter(batches))
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_hung_load_fails_its_row_and_no_other(*, is_async: bool) -> None:
-    release = threading.Event()
-
-    def load(key: int) -> list[int]:
-        if key == 3:
-            release.wait(30)
-        return [key]
-
-    async def load_async(key: int) -> list[int]:
-        await asyncio.sleep(30 if key == 3 else 0)
-        return [key]
-
-    try:
-        with Prefetcher(
-            range(10),
-            None,
-            load=load_async if is_async else load,
-            device="cpu",
-            timeout=0.2,
-            on_error="null",
-            max_batch_rows=1,
-            num_workers=2,
-        ) as batches:
-            rows: list[int] = []
-            errors: dict[int, BaseException] = {}
-            for batch in batches:
-                rows += batch.input_index.tolist()
-                errors.update(batch.errors)
-            stats = batches.stats()
-    finally:
-        release.set()
-    assert rows == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    assert list(errors) == [3]
-    assert isinstance(errors[3], LoadTimeoutError)
-    assert isinstance(errors[3], TimeoutError)
-    assert "timeout=0.2" in str(errors[3])
-    assert stats.num_abandoned == (0 if is_async else 1)
+    if hasattr(caught.value, "__notes__"):
+        assert caught.value.__notes__ == ["penstock: in load(), row 1 of the source, tried 2 times"]
 
 
 def test_more_hung_loads_than_workers_is_an_error() -> None:
@@ -442,36 +341,6 @@ def test_a_row_that_is_no_row_names_its_position(tiny_bpe: Path) -> None:
         list(batches)
 
 
-def test_buffered_bytes_are_bounded(tiny_bpe: Path) -> None:
-    alive, worst, lock = 0, 0, threading.Lock()
-
-    def load(key: int) -> str:
-        nonlocal alive, worst
-        with lock:
-            alive += 100_000
-            worst = max(worst, alive)
-        return "y " * 50_000
-
-    with Prefetcher(
-        range(60),
-        tiny_bpe,
-        load=load,
-        device="cpu",
-        rows_ahead=2,
-        num_workers=2,
-        window_rows=1_000,
-        max_buffered_bytes=1_000_000,
-        max_row_bytes=200_000,
-        max_batch_rows=1,
-    ) as batches:
-        for batch in batches:
-            with lock:
-                alive -= 100_000 * len(batch)
-    assert (
-        worst <= 1_000_000 + 2 * 200_000 + 5 * 100_000
-    )  # the bytes bound, and the batches that are out already
-
-
 def test_own_collate_replaces_the_padding(tiny_bpe: Path) -> None:
     def collate(rows: penstock.Ragged, columns: dict[str, Any]) -> dict[str, Any]:
         return {"flat": rows.ids, "lengths": rows.lengths, "label": columns["label"].to_numpy()}
@@ -514,32 +383,6 @@ def test_an_error_in_own_collate_has_an_outcome(on_error: Any) -> None:
         assert batches.stats().num_failed == 2
     assert rows == [0, 1, 4, 5]
     assert sorted(errors) == ([2, 3] if on_error == "null" else [])
-
-
-def test_a_second_epoch_is_the_first_again_and_an_iterator_has_one(tiny_bpe: Path) -> None:
-    rows = texts(80)
-    with Prefetcher(rows, tiny_bpe, device="cpu") as batches:
-        assert delivered(batches) == delivered(batches)
-    with Prefetcher(iter(rows), tiny_bpe, device="cpu") as batches:
-        delivered(batches)
-        with pytest.raises(SourceExhaustedError):
-            delivered(batches)
-    with Prefetcher(iter(range(5)), None, load=lambda key: [key], device="cpu") as batches:
-        delivered(batches)
-        with pytest.raises(SourceExhaustedError):
-            delivered(batches)
-
-
-def test_a_second_live_pass_is_refused(tiny_bpe: Path) -> None:
-    with Prefetcher(texts(80), tiny_bpe, device="cpu", max_batch_rows=1) as batches:
-        first = iter(batches)
-        next(first)
-        with pytest.raises(ConfigError, match="still alive"):
-            iter(batches)
-        first.close()
-        assert len(delivered(batches)) == 80
-    with pytest.raises(ClosedError):
-        iter(batches)
 
 
 def test_stats_say_who_waited() -> None:

@@ -69,18 +69,6 @@ def test_a_signal_handler_that_raises_neither_hangs_the_pass_nor_ends_it_quietly
     assert len(seen) >= 147
 
 
-def test_a_cancelled_coroutine_is_a_failed_row() -> None:
-    async def load(key: int) -> list[int]:
-        await asyncio.sleep(0)
-        if key == 5:
-            raise asyncio.CancelledError
-        return [key]
-
-    with Prefetcher(range(20), None, load=load, device="cpu", on_error="null") as batches:
-        failed = [index for batch in batches for index, _ in batch.errors]
-    assert failed == [5]
-
-
 def test_close_ends_an_unordered_pass_that_waits_with_an_error() -> None:
     def collate(rows: Any, columns: Any) -> dict[str, Any]:
         time.sleep(0.3)
@@ -150,15 +138,6 @@ def test_rows_before_the_first_pair_fail_alone(tiny_wordpiece: Path) -> None:
             got = [(len(batch), [index for index, _ in batch.errors]) for batch in batches]
         assert sum(count for count, _ in got) == 20
         assert [index for _, failed in got for index in failed] == [0]
-
-
-def test_a_loop_that_was_left_can_be_begun_again() -> None:
-    batches = Prefetcher([[at] for at in range(1_000)], None, device="cpu", max_batch_rows=2)
-    for _ in range(3):
-        for batch in batches:
-            assert batch.input_index.tolist() == [0, 1]
-            break
-    batches.close()
 
 
 def test_errors_that_are_kept_do_not_keep_the_frames_they_came_from() -> None:
