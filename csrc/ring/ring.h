@@ -99,8 +99,9 @@ class Ring {
 
     // Blocks until try_claim() has something else to say than timeout, or the deadline (then false).
     bool await_writable(Ticket ticket, Deadline deadline) {
-        const Waits::Timer timer = blocked_claims_.begin(ticket);
-        return writable_.await([&] { return is_closed() || has_room(ticket); }, deadline);
+        return blocked_claims_.time(ticket, [&] {
+            return writable_.await([&] { return is_closed() || has_room(ticket); }, deadline);
+        });
     }
 
     // Blocks until there is room, the ring is shut, or the deadline.
@@ -176,8 +177,9 @@ class Ring {
     // Touches no item.
     bool await_readable(Deadline deadline) {
         const Ticket head = head_.load(std::memory_order_relaxed);
-        const Waits::Timer timer = blocked_takes_.begin(head);
-        return readable_.await([&] { return is_over(head) || is_published(head); }, deadline);
+        return blocked_takes_.time(head, [&] {
+            return readable_.await([&] { return is_over(head) || is_published(head); }, deadline);
+        });
     }
 
     // Blocks until the next ticket is there, there is none to come, or the deadline.

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "ring/histogram.h"
 #include "ring/park.h"
 
 namespace penstock {
@@ -14,36 +15,32 @@ namespace penstock {
 // Written by the side that waits, read by anyone.
 class Waits {
   public:
-    // Adds the time of its own life.
-    class Timer {
-      public:
-        explicit Timer(Waits& waits) : waits_(waits), start_(Clock::now()) {}
-        ~Timer() {
-            const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start_);
-            waits_.nanoseconds_.fetch_add(static_cast<std::uint64_t>(waited.count()),
-                                          std::memory_order_relaxed);
-        }
-        Timer(const Timer&) = delete;
-        Timer& operator=(const Timer&) = delete;
-
-      private:
-        Waits& waits_;
-        Deadline start_;
-    };
-
-    // A wait for `ticket` begins, or goes on: a ticket counts once, however often its wait is resumed.
-    [[nodiscard]] Timer begin(std::uint64_t ticket) {
+    // Returns wait(), which waits for `ticket` or goes on waiting for it, and counts its time. Blocks as it does. A
+    // ticket counts as one wait, however often it is resumed, and the wait is over once wait() returned true.
+    template <class Wait>
+    bool time(std::uint64_t ticket, Wait wait) {
         if (std::exchange(last_, ticket) != ticket) tickets_.fetch_add(1, std::memory_order_relaxed);
-        return Timer(*this);
+        const Deadline start = Clock::now();
+        const bool is_over = wait();
+        const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
+        current_ += static_cast<std::uint64_t>(waited.count());
+        nanoseconds_.fetch_add(static_cast<std::uint64_t>(waited.count()), std::memory_order_relaxed);
+        if (is_over) by_size_.add(std::exchange(current_, 0));
+        return is_over;
     }
 
     std::uint64_t tickets() const noexcept { return tickets_.load(std::memory_order_relaxed); }
     std::uint64_t nanoseconds() const noexcept { return nanoseconds_.load(std::memory_order_relaxed); }
 
+    // Nanoseconds that `share` of the waits that are over did not exceed, to within a sixteenth.
+    std::uint64_t quantile(double share) const noexcept { return by_size_.quantile(share); }
+
   private:
     std::atomic<std::uint64_t> tickets_{0};
     std::atomic<std::uint64_t> nanoseconds_{0};
-    std::uint64_t last_ = std::numeric_limits<std::uint64_t>::max();
+    Histogram by_size_;
+    std::uint64_t last_ = std::numeric_limits<std::uint64_t>::max();  // these two are the waiting side's own
+    std::uint64_t current_ = 0;
 };
 
 }  // namespace penstock

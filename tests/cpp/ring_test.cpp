@@ -264,6 +264,21 @@ TEST(counters_say_who_waited) {
     CHECK(ring.takes() == 1);
 }
 
+TEST(a_resumed_wait_is_one_wait_as_long_as_its_parts) {
+    Ring<int> ring(1);
+    ring.try_claim(0);
+    for (int slice = 0; slice < 4; ++slice) CHECK(ring.take_until(in(5ms)).outcome == Outcome::timeout);
+    CHECK(ring.blocked_takes().quantile(0.5) == 0);  // it is not over
+    std::thread publisher([&] {
+        std::this_thread::sleep_for(5ms);
+        ring.publish(0, 0);
+    });
+    CHECK(ring.take_until(in(10s)).outcome == Outcome::ok);
+    publisher.join();
+    CHECK(ring.blocked_takes().tickets() == 1);
+    CHECK(ring.blocked_takes().quantile(0.5) >= 19'000'000);
+}
+
 TEST(occupancy_is_sampled_when_the_consumer_comes) {
     Ring<int> ring(4);
     for (Ticket ticket = 0; ticket < 4; ++ticket) ring.try_claim(ticket);
