@@ -4,6 +4,7 @@
 #   make test       the C++ tests, then the Python tests
 #   make sanitize   the C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer, and ThreadSanitizer
 #   make proof      the full size of every proof (long)
+#   make gpu        the tests that need a CUDA device, plain and under compute-sanitizer (of the CUDA toolkit)
 #   make style      linters, formatters, types, spelling, the stub
 #   make dist       wheel and sdist, checked, and the wheel imported in a clean environment
 
@@ -20,7 +21,7 @@ SOURCES := CMakeLists.txt README.md LICENSE $(shell find csrc python -type f \
              -not -name '*.so' -not -name '*.pyc' -not -name '.*')
 CXX_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cc' -o -name '*.cpp')
 
-.PHONY: demo test cpp-test sanitize proof style dist clean
+.PHONY: demo test cpp-test sanitize proof gpu style dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -38,6 +39,10 @@ sanitize: $(VENV)/tools
 
 proof: $(VENV)/installed $(VENV)/tools
 	$(BIN)/python -m pytest -m proof
+
+gpu: $(VENV)/installed $(VENV)/tools
+	$(BIN)/python -m pytest -m gpu
+	compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -m gpu tests/python/test_staging_gpu.py
 
 style: $(VENV)/installed $(VENV)/tools
 	$(BIN)/ruff check .

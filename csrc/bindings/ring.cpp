@@ -30,6 +30,8 @@ class ObjectRing : public Ring<py::object> {
         while (oldest_held_ < end) recycle(oldest_held_++);
     }
 
+    std::atomic<std::uint64_t> gil_wait_ns{0};  // the consumer's, with its item there already
+
   private:
     Ticket oldest_held_ = 0;
 };
@@ -189,13 +191,22 @@ PyObject* take(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyO
         ObjectRing& ring = ring_of(self);
         Taken<py::object> taken = try_take(ring);
         while (taken.outcome == Outcome::timeout) {
-            if (!wait_in_slices(deadline, [&](Deadline slice) { return ring.await_readable(slice); })) {
+            Deadline found_at{};
+            const bool is_there = wait_in_slices(deadline, [&](Deadline slice) {
+                const bool found = ring.await_readable(slice);
+                found_at = Clock::now();
+                return found;
+            });
+            if (!is_there) {
                 const std::string message = "take: ticket " + std::to_string(ring.head()) +
                                             " was not published within " + text(PyFloat_AsDouble(timeout)) +
                                             " s";
                 PyErr_SetString(PyExc_TimeoutError, message.c_str());
                 throw py::error_already_set();
             }
+            const std::chrono::nanoseconds gil_wait = Clock::now() - found_at;
+            ring.gil_wait_ns.fetch_add(static_cast<std::uint64_t>(gil_wait.count()),
+                                       std::memory_order_relaxed);
             taken = ring.try_take();
         }
         return taken.item ? pair_from(taken) : Py_NewRef(Py_None);
@@ -264,7 +275,12 @@ the slots of what was taken before. Empty: nothing is ready, or there is nothing
     }
 }
 
-double seconds(const Waits& waits) { return static_cast<double>(waits.nanoseconds()) * 1e-9; }
+double seconds(std::uint64_t nanoseconds) { return static_cast<double>(nanoseconds) * 1e-9; }
+
+double quantile(const Waits& waits, double share) {
+    if (share >= 0 && share <= 1) return seconds(waits.quantile(share));
+    refuse("share must be between 0 and 1, not " + text(share));
+}
 
 // Lets the garbage collector see the items: a published exception often leads back, through its traceback,
 // to the frame that holds the ring.
@@ -317,14 +333,26 @@ interrupts it.)");
         "blocked_claims", [](const ObjectRing& self) { return self.blocked_claims().tickets(); },
         "Tickets that the feeder had to wait for.");
     ring.def_property_readonly(
-        "blocked_claim_s", [](const ObjectRing& self) { return seconds(self.blocked_claims()); },
+        "blocked_claim_s",
+        [](const ObjectRing& self) { return seconds(self.blocked_claims().nanoseconds()); },
         "Seconds the feeder waited: the consumer is the slower side.");
     ring.def_property_readonly(
         "blocked_takes", [](const ObjectRing& self) { return self.blocked_takes().tickets(); },
         "Tickets that the consumer had to wait for, the end of the stream counted as one.");
     ring.def_property_readonly(
-        "blocked_take_s", [](const ObjectRing& self) { return seconds(self.blocked_takes()); },
+        "blocked_take_s", [](const ObjectRing& self) { return seconds(self.blocked_takes().nanoseconds()); },
         "Seconds the consumer waited: the publishers are the slower side.");
+    ring.def(
+        "blocked_claim_quantile",
+        [](const ObjectRing& self, double share) { return quantile(self.blocked_claims(), share); },
+        py::arg("share"), "Seconds that this share (0 to 1) of the feeder's waits did not exceed.");
+    ring.def(
+        "blocked_take_quantile",
+        [](const ObjectRing& self, double share) { return quantile(self.blocked_takes(), share); },
+        py::arg("share"), "Seconds that this share (0 to 1) of the consumer's waits did not exceed.");
+    ring.def_property_readonly(
+        "gil_wait_s", [](const ObjectRing& self) { return seconds(self.gil_wait_ns.load()); },
+        "Seconds the consumer waited for the GIL with its item published already.");
     ring.def_property_readonly("occupancy", &ObjectRing::occupancy, "Items published and not taken, now.");
     ring.def_property_readonly(
         "occupancy_sum", &ObjectRing::occupancy_sum,

@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from penstock.batch import Batch
+    from penstock.cached import CachedPrefetcher
     from penstock.errors import (
         AbandonedWorkersError,
         ClosedError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbandonedWorkersError",
     "Batch",
+    "CachedPrefetcher",
     "ClosedError",
     "ConfigError",
     "FingerprintError",
@@ -78,6 +80,7 @@ __all__ = [
 
 _ROOMS = {
     "Batch": "batch",
+    "CachedPrefetcher": "cached",
     "Packed": "tokenizer",
     "Prefetcher": "prefetcher",
     "Ragged": "tokenizer",

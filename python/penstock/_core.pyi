@@ -36,6 +36,14 @@ class Ring:
     interrupts it.
     """
     def __init__(self, capacity: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def blocked_claim_quantile(self, share: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        Seconds that this share (0 to 1) of the feeder's waits did not exceed.
+        """
+    def blocked_take_quantile(self, share: typing.SupportsFloat | typing.SupportsIndex) -> float:
+        """
+        Seconds that this share (0 to 1) of the consumer's waits did not exceed.
+        """
     def cancel(self) -> None:
         """
         Drops what was not taken and refuses everything from now on. Wakes both sides; never blocks.
@@ -100,6 +108,11 @@ class Ring:
         """
     @property
     def capacity(self) -> int: ...
+    @property
+    def gil_wait_s(self) -> float:
+        """
+        Seconds the consumer waited for the GIL with its item published already.
+        """
     @property
     def is_cancelled(self) -> bool: ...
     @property

@@ -139,6 +139,8 @@ class Feeder:
         self._num_failed = 0
         self._num_failed_in_workers: list[int] = []  # appending is atomic; adding is not
         self._num_keys = 0
+        self.num_text_bytes = 0
+        """Text that was tokenized."""
         self._reader = Reader(
             items,
             jobs=self._key_jobs if self._loader is not None else self._text_jobs,
@@ -380,7 +382,7 @@ class Feeder:
         # The claim comes last: whoever has a ticket must publish it, whatever happens.
         if is_next and self._waiting and self._ring.try_claim(self._ticket):
             mine = self._waiting.pop(0), self._ticket
-            self._ticket += 1
+            self._ticket_claimed()
         if is_next and not self._waiting:
             self._gate.leave(0, self._waiting_bytes)
         if self._has_work():
@@ -439,15 +441,20 @@ class Feeder:
         return self._collator.empty_batch(listed, ticket, planned.unit)
 
     def _publish(self, made: Staged | Batch | Failure, ticket: int) -> None:
+        start = perf_counter()
         if self._limits.ordered:
             self._ring.publish(ticket, made)
         else:
-            self._ring.publish_next(made)
+            ticket = self._ring.publish_next(made)
+        if (trace := self._clock.trace) is not None and ticket >= 0:
+            trace.mark(ticket, "published", start)  # not later than the loop takes it
+            trace.span("publish", start, perf_counter(), ticket)
 
     # --- planning, in the feeder thread ------------------------------------------------------------------
 
     def _entry_ready(self, entry: Entry, rows: Rows | None, error: BaseException | None) -> None:
         entry.rows, entry.error = rows, error
+        self.num_text_bytes += entry.text_bytes
         if entry.load is not None:
             del self._loads[entry.load]
 
@@ -518,8 +525,13 @@ class Feeder:
         if self._has_failed or not self._claim(ticket):
             self._has_failed = True
             return
-        self._ticket += 1
+        self._ticket_claimed()
         self._staging.append(self._pool.submit_first(self._stage, planned, ticket))
+
+    def _ticket_claimed(self) -> None:
+        if self._clock.trace is not None:
+            self._clock.trace.mark(self._ticket, "claimed", perf_counter())
+        self._ticket += 1
 
     def _fail(self, failure: Failure) -> None:
         """The last thing that the ring is given (blocks until there is a slot)."""

@@ -20,11 +20,11 @@ from penstock.errors import ClosedError, ConfigError, ForkedError, SourceExhaust
 from penstock.feeder import Feeder, Limits
 from penstock.loads import CoroutineLoader, FunctionLoader
 from penstock.planner import padded_length
-from penstock.pool import WorkerPool, be_low_priority, join_unless
+from penstock.pool import WorkerPool, be_low_priority, join_unless, num_cores
 from penstock.sources import RowReader, Source, UnitSource, as_source
 from penstock.sources.rows import MOST_ROWS
 from penstock.staging import Staging
-from penstock.stats import Clock, Stats
+from penstock.stats import Clock, Stats, Waits
 from penstock.trace import Trace
 from penstock.windows import Failure, WindowPlanner
 
@@ -83,11 +83,13 @@ class Pass:
         self._pid = os.getpid()
         self._limits = limits
         self._is_async = is_async
-        self._trace = Trace(settings.trace) if settings.trace is not None else None
+        num_slots = settings.batches_ahead + 1
+        self._trace = Trace(settings.trace, num_slots) if settings.trace is not None else None
+        self._delivered: tuple[int, float] | None = None  # ticket and time, kept with a trace only
         self._clock = Clock(self._trace)
         self._tokenizer = settings.tokenizer
         self._fallbacks_before = self._num_fallbacks()
-        self._ring = _core.Ring(settings.batches_ahead + 1)
+        self._ring = _core.Ring(num_slots)
         self._staging = _make_staging(settings)
         name = "penstock"
         self._pool = WorkerPool(limits.num_workers, name, partial(_enter_worker, settings.device))
@@ -126,13 +128,28 @@ class Pass:
             raise ConfigError("a Prefetcher is consumed by one thread at a time.")
         try:
             while True:
-                batch = self._take()
+                batch = self._take() if self._trace is None else self._traced_take(self._trace)
                 if batch is None:
                     raise StopIteration
                 if len(batch) or batch.errors:
                     return batch
         finally:
             self._consuming.release()
+
+    def _traced_take(self, trace: Trace) -> Batch | None:
+        asked = perf_counter()
+        if self._delivered is not None:
+            ticket, when = self._delivered
+            trace.span("loop", when, asked, ticket)
+            trace.mark(ticket, "recycled", asked)
+            self._delivered = None
+        batch = self._take()
+        if batch is not None:
+            when = perf_counter()
+            self._delivered = batch.ticket, when
+            trace.span("wait", asked, when, batch.ticket)
+            trace.mark(batch.ticket, "taken", when)
+        return batch
 
     def _take(self) -> Batch | None:
         """The next batch, and with it the last one's slot back.
@@ -144,6 +161,7 @@ class Pass:
             raise ClosedError(
                 "this pass was interrupted while it handed over a batch, which is lost; start a new one."
             )
+        self._staging.loop_asks()
         if not self._taken and not self.is_finished:
             # Taken into the list in one step of the interpreter, which no signal handler can split.
             self._taken.extend(starmap(self._ring.take, _NO_ARGUMENTS))
@@ -202,13 +220,27 @@ class Pass:
         ring = self._ring
         return Stats(
             elapsed_s=(self._stop or perf_counter()) - self._start,
-            blocked_take_s=ring.blocked_take_s,
-            blocked_claim_s=ring.blocked_claim_s,
+            blocked_takes=Waits(
+                ring.blocked_takes,
+                ring.blocked_take_s,
+                ring.blocked_take_quantile(0.5),
+                ring.blocked_take_quantile(0.99),
+            ),
+            blocked_claims=Waits(
+                ring.blocked_claims,
+                ring.blocked_claim_s,
+                ring.blocked_claim_quantile(0.5),
+                ring.blocked_claim_quantile(0.99),
+            ),
+            gil_wait_s=ring.gil_wait_s,
             stage_s=self._clock.totals(),
+            stage_cpu_s=self._clock.cpu_totals(),
             num_workers=self._limits.num_workers,
+            num_cores=num_cores(),
             num_batches=self._num_batches,
             num_rows=self._num_rows,
             num_tokens=self._num_tokens,
+            num_text_bytes=self._feeder.num_text_bytes,
             num_padded_tokens=self._num_padded_tokens,
             num_failed=self._feeder.num_failed,
             num_fallbacks=self._num_fallbacks() - self._fallbacks_before,
@@ -219,7 +251,9 @@ class Pass:
             loads_at_once=self._limits.rows_ahead
             if self._is_async
             else min(self._limits.rows_ahead, self._limits.num_workers),
+            is_load_async=self._is_async,
             is_bound_by_rows_ahead=self._is_async or self._limits.rows_ahead < self._limits.num_workers,
+            device_idle_s=self._staging.idle_s,
         )
 
     def _num_fallbacks(self) -> int:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.errors import ConfigError, LoadTimeoutError
@@ -175,7 +175,7 @@ class FunctionLoader:
     def _run(self, load: Load) -> None:
         while True:
             load.begin()
-            start = perf_counter()
+            start, computed = perf_counter(), thread_time()
             try:
                 with self._pool.caller_code():
                     load.row = self._load(load.key)
@@ -188,6 +188,7 @@ class FunctionLoader:
             except BaseException as error:  # noqa: BLE001 - it travels to the consumer, SystemExit too
                 load.error = error
             self._clock.add("load", start, perf_counter(), load.index)
+            self._clock.add_cpu("load", thread_time() - computed)
             if not is_to_be_retried(load, self._retries):
                 break
             if not load.rest():
@@ -232,6 +233,7 @@ class CoroutineLoader:
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps no task alive
         self._is_stopping = self._is_wound_up = False
         self._cancelled: list[asyncio.Task[Any]] = []
+        self._computed = 0.0  # thread_time() when the last load ended
         self._thread = threading.Thread(target=self._serve, name=f"{name}-loads", daemon=True)
         self._thread.start()
 
@@ -313,6 +315,9 @@ class CoroutineLoader:
             await self._sleep(pause_before(load.attempt + 1))
             load.attempt += 1
             self._retried.append(load.index)
+        # This thread does nothing else, so what it computed since the last load ended, it did for loads.
+        computed, self._computed = self._computed, thread_time()
+        self._clock.add_cpu("load", self._computed - computed)
         try:
             self._finished(load)
         except RuntimeError:

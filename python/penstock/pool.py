@@ -151,6 +151,11 @@ class WorkerPool(Executor):
             del future, fn, args, kwargs
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def be_low_priority() -> None:
     """Have the kernel prefer other threads to this one where cores are short: the loop before its workers.
 

@@ -23,6 +23,7 @@ from penstock.errors import ClosedError, ConfigError
 from penstock.feeder import Limits
 from penstock.flow import Keys, Pass, Settings, check_process, make_row_reader, make_source
 from penstock.loads import is_coroutine_function
+from penstock.pool import num_cores
 from penstock.staging import resolve_device
 from penstock.stats import Stats
 from penstock.tokenizer import Tokenizer
@@ -318,5 +319,5 @@ class BatchIterator(Iterator[Batch]):
 
 
 def _default_workers(*, has_load: bool) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     return min(MAX_WORKERS, cores + 4 if has_load else max(1, cores - 1))

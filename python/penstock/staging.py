@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 from collections import deque
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -107,9 +106,6 @@ class Slot:
         return view
 
 
-Consumer = tuple[int, "torch.cuda.Stream"]  # the thread that took a batch, and its stream then
-
-
 class _Lease:
     """Owns a CUDA slab while tensors over it are alive. Deleted by the last of them."""
 
@@ -117,11 +113,55 @@ class _Lease:
 
     def __init__(self, slab: Slab, staging: Staging) -> None:
         self._slab, self._staging = slab, staging
-        self.consumer: Consumer | None = None  # None: nobody took the batch
+        self.consumer: torch.cuda.Stream | None = None  # the loop's when it took the batch; None: nobody did
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
             self._staging._end_lease(self._slab, self.consumer)
+
+
+class Gaps:
+    """Time that a stream has nothing to do, between a moment when the loop asks and one when it is served.
+
+    An event goes into the stream at each of the two. The device passes the first when it is done with all
+    that was queued before, and the second at once if it still is at work: then there is no gap. Reading the
+    events never waits for the device.
+
+    Args:
+        make_event: Gives an event that keeps the time.
+    """
+
+    def __init__(self, make_event: Callable[[], torch.cuda.Event]) -> None:
+        self._make_event = make_event
+        self._spare: list[torch.cuda.Event] = []
+        self._open: torch.cuda.Event | None = None
+        self._closed: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self.seconds = 0.0
+        """The gaps that the device had passed when the loop last came here."""
+
+    def begin(self, stream: torch.cuda.Stream) -> None:
+        """What is queued from now on comes behind the gap. The loop's thread."""
+        self._collect()
+        if self._open is None:
+            self._open = self._record(stream)
+
+    def end(self, stream: torch.cuda.Stream) -> None:
+        """The gap is over once the stream gets here. The loop's thread."""
+        if self._open is not None:
+            self._closed.append((self._open, self._record(stream)))
+            self._open = None
+            self._collect()
+
+    def _record(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
+        event = self._spare.pop() if self._spare else self._make_event()
+        event.record(stream)
+        return event
+
+    def _collect(self) -> None:
+        while self._closed and self._closed[0][1].query():
+            first, last = self._closed.popleft()
+            self.seconds += first.elapsed_time(last) / 1e3
+            self._spare += (first, last)
 
 
 class Staging:
@@ -142,7 +182,18 @@ class Staging:
         self._free_hosts: deque[Slab] = deque(maxlen=num_slots)
         self._free_devices: deque[Slab] = deque(maxlen=num_slots)
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._gaps = Gaps(partial(torch.cuda.Event, enable_timing=True)) if self._copy_stream else None
         self.num_allocated = 0
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds that the loop's stream had nothing to do between batches; None on a CPU device."""
+        return None if self._gaps is None else self._gaps.seconds
+
+    def loop_asks(self) -> None:
+        """The loop has queued its work on a batch and comes for the next. Does not block."""
+        if self._gaps is not None:
+            self._gaps.begin(torch.cuda.current_stream(self.device))
 
     def take_slot(self, num_bytes: int) -> Slot:
         """A slot to fill. Never waits for the loop; may wait (GIL released) for an earlier copy to end."""
@@ -211,7 +262,9 @@ class Staging:
             return
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(slot.copied)
-        slot.lease.consumer = threading.get_ident(), stream
+        if self._gaps is not None:
+            self._gaps.end(stream)
+        slot.lease.consumer = stream
         slot.lease = None
 
     def put_back(self, slot: Slot) -> None:
@@ -248,17 +301,14 @@ class Staging:
         with torch.cuda.stream(self._copy_stream):
             return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
-    def _end_lease(self, slab: Slab, consumer: Consumer | None) -> None:
+    def _end_lease(self, slab: Slab, consumer: torch.cuda.Stream | None) -> None:
         if consumer is None:
             # Only the copy touched it, and the next one comes behind that on the same stream.
             self._keep(self._free_devices, slab)
             return
-        ident, stream = consumer
-        streams = {torch.cuda.current_stream(self.device)}
-        if threading.get_ident() != ident:
-            # The last reference died in another thread, whose current stream says nothing of the loop.
-            streams.add(stream)
-        for stream in streams:
+        # The loop may work on another stream by now, or the last reference may die in another thread, whose
+        # current stream says nothing of the loop.
+        for stream in {consumer, torch.cuda.current_stream(self.device)}:
             used = torch.cuda.Event()
             used.record(stream)
             slab.fences.append(used)

@@ -404,7 +404,7 @@ def test_stats_say_who_waited() -> None:
         slow_loop = batches.stats()
     assert slow_loop.bottleneck == "model"
     assert "the model is the bottleneck" in str(slow_loop)
-    assert slow_loop.blocked_claim_s > 0.1
+    assert slow_loop.blocked_claims.total_s > 0.1
 
 
 def test_trace_is_a_timeline_of_every_stage(tiny_bpe: Path, tmp_path: Path) -> None:

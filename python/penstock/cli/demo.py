@@ -132,7 +132,7 @@ def _show_time(console: Console, run: Run, imported_s: float) -> None:
 
     from penstock.cli.screen import table
 
-    waited = run.stats.blocked_take_s
+    waited = run.stats.blocked_takes.total_s
     loop = max(0.0, run.stats.elapsed_s - waited)
     parts = [
         ("import torch and transformers", imported_s),
