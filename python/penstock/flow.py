@@ -109,7 +109,7 @@ class Pass:
         # (ticket, item) that was taken and not delivered, or None: the end; at most one
         self._taken: list[Any] = []
         self._is_delivering = False
-        self._consuming = threading.Lock()
+        self._consumer: dict[str, int] = {}  # the thread inside ``next``; a dict, for its setdefault
         self._num_batches = self._num_rows = self._num_tokens = self._num_padded_tokens = 0
         self._start = perf_counter()
         self._stop: float | None = None
@@ -124,9 +124,12 @@ class Pass:
     def next(self) -> Batch:
         """The next batch, in ticket order."""
         check_process(self._pid)
-        if not self._consuming.acquire(blocking=False):
-            raise ConfigError("a Prefetcher is consumed by one thread at a time.")
+        me = threading.get_ident()
         try:
+            # No lock: a signal handler that raised behind its acquire, or before its release, would leave it
+            # taken. Here the same thread gets in again, and out.
+            if self._consumer.setdefault("thread", me) != me:
+                raise ConfigError("a Prefetcher is consumed by one thread at a time.")
             while True:
                 batch = self._take() if self._trace is None else self._traced_take(self._trace)
                 if batch is None:
@@ -134,7 +137,8 @@ class Pass:
                 if len(batch) or batch.errors:
                     return batch
         finally:
-            self._consuming.release()
+            if self._consumer.get("thread") == me:
+                self._consumer.clear()
 
     def _traced_take(self, trace: Trace) -> Batch | None:
         asked = perf_counter()

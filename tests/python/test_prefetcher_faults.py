@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+import penstock.flow
 from penstock import Prefetcher
 from penstock.errors import ClosedError, ConfigError
 
@@ -109,6 +112,61 @@ def test_the_left_side_of_token_ids_can_be_cut_off() -> None:
     assert batch.inputs["input_ids"][0][:4].tolist() == [7, 8, 9, 10]
     with pytest.raises(ConfigError, match="tokenizer=None"):
         Prefetcher([[1]], None, device="cpu", max_length=4, stride=2)
+
+
+def rows_interrupted_at(step: int) -> tuple[list[int], bool, bool]:
+    """Rows of a pass whose ``next`` was interrupted before its so-manieth line, as a signal handler does.
+
+    Also whether it was, and whether the pass said that it lost a batch.
+    """
+
+    class Interruption(Exception):  # noqa: N818
+        pass
+
+    steps = 0
+
+    def in_flow(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != penstock.flow.__file__:
+            return None
+        steps += event == "line"
+        if steps == step:
+            sys.settrace(None)
+            raise Interruption
+        return in_flow
+
+    seen: list[int] = []
+    was_interrupted = has_said = False
+    arguments: dict[str, Any] = {"max_batch_rows": 1, "num_workers": 1, "batches_ahead": 1}
+    with Prefetcher(range(5), None, load=one, device="cpu", **arguments) as batches:
+        iterator = iter(batches)
+        before = sys.gettrace()
+        sys.settrace(in_flow)
+        try:
+            while True:
+                try:
+                    seen += next(iterator).input_index.tolist()
+                except Interruption:  # noqa: PERF203
+                    was_interrupted = True
+                except StopIteration:
+                    break
+                except ClosedError:
+                    has_said = True
+                    break
+        finally:
+            sys.settrace(before)
+    return seen, was_interrupted, has_said
+
+
+def test_an_interruption_between_any_two_lines_loses_no_more_than_the_batch_on_its_way_out() -> None:
+    step, was_interrupted, num_whole = 0, True, 0
+    while was_interrupted:
+        step += 1
+        seen, was_interrupted, has_said = rows_interrupted_at(step)
+        assert seen == sorted(set(seen)), step
+        assert has_said or len(seen) >= 4, step
+        num_whole += seen == [0, 1, 2, 3, 4]
+    assert num_whole > step // 2 > 20
 
 
 @pytest.mark.parametrize("on_error", ["null", "raise"])
