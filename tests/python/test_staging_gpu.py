@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from penstock import Prefetcher
-from penstock.staging import Slot, Staging
+from penstock.staging import Place, Slot, Staging
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def filled(staging: Staging, value: int) -> Slot:
 
 
 def lent(staging: Staging, slot: Slot) -> torch.Tensor:
-    tensor = staging.lend(slot).view(torch.int64)
+    tensor = staging.lend(slot, {"all": Place(0, (COUNT,), INT64)})["all"]
     staging.hand_over(slot)
     return tensor
 
