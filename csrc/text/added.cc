@@ -121,7 +121,8 @@ bool AddedTokens::may_lie_across(std::string_view text, std::size_t at) const no
         const Node* node = nodes_.data();
         for (std::size_t end = begin; end < text.size() && node != nullptr; ++end) {
             node = step(*node, text[end]);
-            if (node != nullptr && node->token >= 0 && end >= at) return true;
+            if (node == nullptr || node->token < 0 || end + 1 < at) continue;
+            if (end >= at || tokens_[static_cast<std::size_t>(node->token)].single_word) return true;
         }
     }
     return false;

@@ -44,7 +44,8 @@ class AddedTokens {
     // Replaces `out` by the parts of the text, none of them empty. Of valid UTF-8. Never blocks.
     void split(std::string_view text, std::vector<Stretch>& out) const;
 
-    // Whether a token may lie across this place: begin before it and end behind it.
+    // Whether a token may lie across this place: begin before it and end behind it. Or end at it, if whether it is one
+    // depends on what comes behind.
     bool may_lie_across(std::string_view text, std::size_t at) const noexcept;
 
   private:

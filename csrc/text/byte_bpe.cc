@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "text/unicode.h"
+#include "text/utf8.h"
 #include "text/word_cache.h"
 
 namespace penstock::text {
@@ -260,17 +261,17 @@ bool ByteBpe::normalize(std::string_view text, std::string& out) const {
     return true;
 }
 
-bool ByteBpe::encode(std::string_view text, bool first, Memory& memory, Ids& out) const {
+bool ByteBpe::encode(std::string_view text, Edges edges, Memory& memory, Ids& out) const {
     if (normalizer_ == nullptr || normalizer_->is_normal(text))
-        return encode_normalized(text, first, memory, out);
+        return encode_normalized(text, edges, memory, out);
     auto& state = static_cast<State&>(memory);
     std::string& normal = state.normal;
-    const bool known = normalizer_->apply(text, normal) && encode_normalized(normal, first, memory, out);
+    const bool known = normalizer_->apply(text, normal) && encode_normalized(normal, edges, memory, out);
     if (normal.capacity() > kKeptBytes) normal = {};
     return known;
 }
 
-bool ByteBpe::encode_normalized(std::string_view text, bool, Memory& memory, Ids& out) const {
+bool ByteBpe::encode_normalized(std::string_view text, Edges, Memory& memory, Ids& out) const {
     auto& state = static_cast<State&>(memory);
     if (text.empty()) return true;
     if (text.size() >= kMostBytes) return false;
@@ -282,25 +283,21 @@ bool ByteBpe::encode_normalized(std::string_view text, bool, Memory& memory, Ids
     return known;
 }
 
-// A letter, and behind it neither a letter nor what may join one (marks, the apostrophe of a contraction), nor
-// what a normalizer may join with it: the word ends between them in every scheme that cuts words.
+// Where a word ends, and the words before are the same whatever comes behind: see Scheme::splits(). The normalizer, if
+// there is one, must work on both sides apart and keep the two characters.
 std::size_t ByteBpe::cut_between(std::string_view text, std::size_t from, std::size_t to) const noexcept {
-    if (!options_.scheme.ends_behind_letters()) return std::string_view::npos;
-    to = std::min(to, text.size());
-    for (std::size_t at = std::max<std::size_t>(from, 1); at < to; ++at) {
-        const auto before = static_cast<unsigned char>(text[at - 1] | 0x20);
-        if (text[at] == ' ' && before >= 'a' && before <= 'z') return at;
-    }
-    for (std::size_t at = std::max<std::size_t>(from, 1); at < to; ++at) {
-        if ((text[at] & 0xc0) == 0x80) continue;
-        std::size_t last = at - 1;
-        while (last > 0 && (text[last] & 0xc0) == 0x80) --last;
-        const Rune rune = decode(text.data() + at);
-        if (rune == '\'' || (classes(rune) & (kLetter | kNumber | kMark)) != 0) continue;
-        if ((classes(rune) & (kPunctuation | kSpace)) != 0 &&
-            (classes(decode(text.data() + last)) & kLetter) != 0) {
+    for (std::size_t at = std::max<std::size_t>(from, 1); at < std::min(to, text.size()); ++at) {
+        if (is_continuation(text[at])) continue;
+        std::size_t before = at - 1;
+        while (is_continuation(text[before])) --before;
+        const Rune left = decode(&text[before]);
+        const Rune right = decode(&text[at]);
+        if (!options_.scheme.splits(left, right)) continue;
+        if (normalizer_ == nullptr) return at;
+        const std::size_t behind = at + sequence_length(static_cast<unsigned char>(text[at]));
+        if (normalizer_->splits(left, right) && behind < text.size() &&
+            normalizer_->splits(right, decode(&text[behind])))
             return at;
-        }
     }
     return std::string_view::npos;
 }

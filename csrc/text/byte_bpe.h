@@ -35,8 +35,8 @@ class ByteBpe : public Model {
     ~ByteBpe() override;
 
     std::unique_ptr<Memory> new_memory() const override;
-    bool encode(std::string_view text, bool first, Memory& memory, Ids& out) const override;
-    bool encode_normalized(std::string_view text, bool first, Memory& memory, Ids& out) const override;
+    bool encode(std::string_view text, Edges edges, Memory& memory, Ids& out) const override;
+    bool encode_normalized(std::string_view text, Edges edges, Memory& memory, Ids& out) const override;
     std::size_t cut_between(std::string_view text, std::size_t from, std::size_t to) const noexcept override;
     bool normalize(std::string_view text, std::string& out) const override;
 

@@ -441,6 +441,9 @@ class Strip final : public Normalizer {
         return true;
     }
 
+    // What is taken off at the end may be all that is behind the place.
+    bool splits(Rune left, Rune) const noexcept override { return !is_space(left); }
+
   private:
     std::string_view kept(std::string_view text) const noexcept {
         const char *from = text.data(), *to = from + text.size();
@@ -468,6 +471,8 @@ class Prepend final : public Normalizer {
         return true;
     }
 
+    bool splits(Rune, Rune) const noexcept override { return true; }
+
   private:
     std::string text_;
 };
@@ -478,6 +483,14 @@ class Replace final : public Normalizer {
         : Normalizer(RuneSet([first = decode(pattern.c_str())](Rune rune) { return rune != first; })),
           pattern_(std::move(pattern)),
           content_(std::move(content)) {}
+
+    // No match has either.
+    bool splits(Rune left, Rune right) const noexcept override {
+        for (const char* at = pattern_.data(); at != pattern_.data() + pattern_.size(); at = next_rune(at)) {
+            if (decode(at) == left || decode(at) == right) return false;
+        }
+        return true;
+    }
 
     bool is_normal(std::string_view text) const noexcept override {
         return text.find(pattern_) == std::string_view::npos;
@@ -514,6 +527,10 @@ class Sequence final : public Normalizer {
     bool is_normal(std::string_view text) const noexcept override {
         return is_plain(text) || std::all_of(steps_.begin(), steps_.end(),
                                              [text](const auto& step) { return step->is_normal(text); });
+    }
+
+    bool splits(Rune left, Rune right) const noexcept override {
+        return std::ranges::all_of(steps_, [=](const auto& step) { return step->splits(left, right); });
     }
 
     bool apply(std::string_view text, std::string& out) const override {

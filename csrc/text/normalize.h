@@ -71,6 +71,12 @@ class Normalizer {
     // Replaces `out`. False: the text leaves what is known exactly, and `tokenizers` must do it.
     virtual bool apply(std::string_view text, std::string& out) const = 0;
 
+    // Whether it is sure that the left character stays as it is where the right one stands behind it, and that what
+    // becomes of the text before and behind the place between them does not depend on the other side.
+    virtual bool splits(Rune left, Rune right) const noexcept {
+        return plain_.contains(left) && plain_.contains(right);
+    }
+
   protected:
     explicit Normalizer(RuneSet plain) : plain_(std::move(plain)) {}
 

@@ -201,14 +201,14 @@ Rune PieceBpe::rune_at(const char* at) const noexcept { return *at == ' ' ? spac
 
 std::unique_ptr<Memory> PieceBpe::new_memory() const { return std::make_unique<State>(); }
 
-bool PieceBpe::encode(std::string_view text, bool first, Memory& memory, Ids& out) const {
+bool PieceBpe::encode(std::string_view text, Edges edges, Memory& memory, Ids& out) const {
     if (text.empty()) return true;
     auto& state = static_cast<State&>(memory);
     bool has_prefix = options_.prepend;
     if (options_.metaspace.has_value() && !has_prefix && rune_at(text.data()) != space_rune_) {
         const Metaspace::Prepend prepend = options_.metaspace->prepend;
         has_prefix =
-            prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && first);
+            prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && edges.first);
     }
     const bool done = encode_prefixed(text, has_prefix, state, out);
     state.trim();
@@ -217,7 +217,7 @@ bool PieceBpe::encode(std::string_view text, bool first, Memory& memory, Ids& ou
 
 // What was normalized has no space any more that is not "▁"; with spaces in their place it goes the same way as text
 // that comes as it is.
-bool PieceBpe::encode_normalized(std::string_view text, bool first, Memory& memory, Ids& out) const {
+bool PieceBpe::encode_normalized(std::string_view text, Edges edges, Memory& memory, Ids& out) const {
     if (text.empty()) return true;
     if (text.size() > kMaxText) return false;
     auto& state = static_cast<State&>(memory);
@@ -225,7 +225,7 @@ bool PieceBpe::encode_normalized(std::string_view text, bool first, Memory& memo
     if (options_.metaspace.has_value() && rune_at(text.data()) != space_rune_) {
         const Metaspace::Prepend prepend = options_.metaspace->prepend;
         has_prefix =
-            prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && first);
+            prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && edges.first);
     }
     std::string spaced;
     std::swap(spaced, state.text);
@@ -253,12 +253,19 @@ bool PieceBpe::normalize(std::string_view text, std::string& out) const {
     return true;
 }
 
+// Wherever encode_cut() would cut, as may_cut() asks nothing but the two characters. With ignore_merges there is one
+// thing more: what is looked up whole must not end at the place only because the text was cut there. A word of
+// Metaspace ends where a "▁" comes; without such words it is the whole stretch.
 std::size_t PieceBpe::cut_between(std::string_view text, std::size_t from, std::size_t to) const noexcept {
-    const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
     if (options_.ignore_merges && !splits_) return std::string_view::npos;
-    for (std::size_t at = std::max<std::size_t>(from, 1); at < to && at + 1 < text.size(); ++at) {
-        if (text[at] == ' ' && is_letter(text[at - 1]) && is_letter(text[at + 1]) &&
-            may_cut_before_space(static_cast<unsigned char>(text[at - 1])))
+    for (std::size_t at = std::max<std::size_t>(from, 1); at < std::min(to, text.size()); ++at) {
+        if (is_continuation(text[at])) continue;
+        std::size_t before = at - 1;
+        while (is_continuation(text[before])) --before;
+        if ((classes(decode(&text[before])) & (kSpace | kStripSpace)) != 0) continue;
+        const Rune left = rune_at(&text[before]);
+        const Rune right = rune_at(&text[at]);
+        if (options_.ignore_merges ? right == space_rune_ : may_cut(left, symbol(left), right, symbol(right)))
             return at;
     }
     return std::string_view::npos;

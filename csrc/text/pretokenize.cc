@@ -16,13 +16,45 @@ bool is_scheme(Rule rule) noexcept { return static_cast<std::size_t>(rule) < kNu
 Scheme::Scheme(std::vector<Rule> rules) : rules_(std::move(rules)) {
     if (rules_.empty() || rules_.size() > kMostRules)
         throw std::invalid_argument("a pre_tokenizer of no steps, or of more than 8");
+    has_whole_ = std::ranges::any_of(rules_, is_scheme);
+    has_single_numbers_ =
+        has_whole_ && (rules_.front() == kNumber || std::ranges::any_of(rules_, [](Rule rule) {
+                           return rule == kQwen2 || rule == kQwen35 || rule == kTekken;
+                       }));
+    has_letters_ = std::ranges::find(rules_, kLetters) != rules_.end();
+    has_numbers_ =
+        std::ranges::any_of(rules_, [](Rule rule) { return is_scheme(rule) && rule != kDeepSeekV3; }) ||
+        (has_whole_ && (rules_.front() == kNumber || rules_.front() == kThreeNumbers));
 }
 
-// No letter is in a match together with what may follow here, in a whole scheme or in kLetters. And no rule before
-// that one sees the end of the text where it would be cut: their matches are runs of one kind of characters, and a
-// run that is cut short is still one.
-bool Scheme::ends_behind_letters() const noexcept {
-    return std::ranges::any_of(rules_, [](Rule rule) { return is_scheme(rule) || rule == kLetters; });
+// A whole scheme first. Its regex takes what begins a match by one of these, and no match reaches over the place:
+//
+//   - Before white space but newlines. Only matches of nothing but white space have any behind their first character,
+//     and the left character is none.
+//   - At a number, and behind one. A match with numbers is numbers alone, or a space and numbers (kGpt2); nothing else has
+//     one, not even as its first character. But kDeepSeekV3 knows no numbers: it may only stand behind a rule that takes
+//     them out.
+//   - Between two numbers, if each is a match of its own.
+//   - Between a letter and punctuation, the apostrophe of a contraction left out.
+//
+// What is before is the same whatever comes behind, as no regex looks ahead but for the end of white space, and a match
+// that has all its characters before the place, or is cut there, ends there: each repetition takes as many as there are.
+// Nor does a rule before the scheme see the end of the text at the place: its matches are runs of one kind of characters,
+// counted from where they begin, and a run that is cut short is still one. Rules behind it cut its words.
+//
+// kLetters has no white space nor punctuation behind a letter, either, and the rules before it are of the same kind.
+bool Scheme::splits(Rune left, Rune right) const noexcept {
+    if (!has_whole_ && !has_letters_) return false;
+    const std::uint32_t before = classes(left);
+    const std::uint32_t behind = classes(right);
+    if ((before & kSpace) != 0) return false;
+    if ((before & kLetter) != 0 && right != '\'' && (behind & (kLetter | Class::kNumber | kMark)) == 0 &&
+        (behind & (Class::kPunctuation | kSpace)) != 0)
+        return true;
+    if (!has_whole_) return false;
+    if ((behind & kSpace) != 0 && right != '\n' && right != '\r') return true;
+    if ((before & behind & Class::kNumber) != 0) return has_single_numbers_;
+    return has_numbers_ && ((before & Class::kNumber) != 0) != ((behind & Class::kNumber) != 0);
 }
 
 WordFinder::WordFinder(const Scheme& scheme, std::string_view text, const Scanner& scanner) noexcept

@@ -11,6 +11,7 @@
 
 #include "text/rules.h"
 #include "text/scan.h"
+#include "text/unicode.h"
 
 namespace penstock::text {
 
@@ -21,18 +22,23 @@ class Scheme {
 
     static constexpr std::size_t kMostRules = 8;
 
-    Scheme(Rule rule) : rules_{rule} {}  // NOLINT(google-explicit-constructor): most schemes are one rule
+    Scheme(Rule rule)
+        : Scheme(std::vector{rule}) {}  // NOLINT(google-explicit-constructor): most have one rule
     // Throws std::invalid_argument if there are no rules, or too many.
     explicit Scheme(std::vector<Rule> rules);
 
     std::span<const Rule> rules() const noexcept { return rules_; }
 
-    // Whether a word always ends between a letter and white space or punctuation behind it, the apostrophe left
-    // out, and the words before are the same whatever comes behind.
-    bool ends_behind_letters() const noexcept;
+    // Whether a word always ends between these characters, and the words before are the same whatever comes behind
+    // the left one. The left one is no white space. False in doubt.
+    bool splits(Rune left, Rune right) const noexcept;
 
   private:
     std::vector<Rule> rules_;
+    bool has_whole_ = false;           // one rule is a whole scheme
+    bool has_numbers_ = false;         // and takes numbers apart from everything else
+    bool has_single_numbers_ = false;  // one by one
+    bool has_letters_ = false;         // one rule is kLetters
 };
 
 // The words of one text, in order. The text is valid UTF-8 shorter than 4 GiB.

@@ -7,6 +7,8 @@ namespace penstock::text {
 namespace {
 
 constexpr std::size_t kBytesPerToken = 6;  // a first guess, on the generous side for most texts
+constexpr std::size_t kSample = 512;       // bytes that say how long tokens are
+constexpr std::size_t kFewTokens = 16;     // which say little
 constexpr std::size_t kSearch = 512;       // bytes in which a place to cut is looked for
 
 // How many tokens of each of two texts stay. The longer text loses tokens until both are of one length, then
@@ -62,9 +64,14 @@ void Tokenizer::give_back(std::unique_ptr<Workspace> workspace) const {
 }
 
 bool Tokenizer::encode(std::string_view text, Workspace& workspace, Ids& out) const {
+    return encode_text(text, false, workspace, out);
+}
+
+// `is_open`: the text was cut where cut_between() said.
+bool Tokenizer::encode_text(std::string_view text, bool is_open, Workspace& workspace, Ids& out) const {
     const std::size_t size = out.size();
     if (raw_.empty()) {
-        if (text.empty() || encode_stretch(text, true, workspace, out)) return true;
+        if (text.empty() || encode_stretch(text, {true, is_open}, workspace, out)) return true;
         out.truncate(size);
         return false;
     }
@@ -72,8 +79,8 @@ bool Tokenizer::encode(std::string_view text, Workspace& workspace, Ids& out) co
     for (const Stretch& part : workspace.stretches) {
         if (part.id != Stretch::kText) {
             out.push(part.id);
-        } else if (!encode_stretch(text.substr(part.begin, part.end - part.begin), part.begin == 0, workspace,
-                                   out)) {
+        } else if (!encode_stretch(text.substr(part.begin, part.end - part.begin),
+                                   {part.begin == 0, is_open && part.end == text.size()}, workspace, out)) {
             out.truncate(size);
             return false;
         }
@@ -81,8 +88,8 @@ bool Tokenizer::encode(std::string_view text, Workspace& workspace, Ids& out) co
     return true;
 }
 
-bool Tokenizer::encode_stretch(std::string_view text, bool first, Workspace& workspace, Ids& out) const {
-    if (normalized_.empty()) return model_->encode(text, first, *workspace.memory, out);
+bool Tokenizer::encode_stretch(std::string_view text, Edges edges, Workspace& workspace, Ids& out) const {
+    if (normalized_.empty()) return model_->encode(text, edges, *workspace.memory, out);
     if (!model_->normalize(text, workspace.normalized)) return false;
     const std::string_view normal = workspace.normalized;
     normalized_.split(normal, workspace.inner);
@@ -92,7 +99,8 @@ bool Tokenizer::encode_stretch(std::string_view text, bool first, Workspace& wor
             continue;
         }
         const std::string_view piece = normal.substr(part.begin, part.end - part.begin);
-        if (!model_->encode_normalized(piece, first && part.begin == 0, *workspace.memory, out)) return false;
+        const Edges inner(edges.first && part.begin == 0, edges.is_open && part.end == normal.size());
+        if (!model_->encode_normalized(piece, inner, *workspace.memory, out)) return false;
     }
     return true;
 }
@@ -113,16 +121,31 @@ bool Tokenizer::encode_all(Source& text, Workspace& workspace, Ids& out) const {
     return encode(text.head(std::string_view::npos), workspace, out);
 }
 
+// A text that is not much longer than its tokens may be is read whole. Of others a little is read first: it says how
+// many bytes a token takes here, and so how much is to be read.
 bool Tokenizer::encode_head(Source& text, std::size_t limit, Workspace& workspace, Ids& out) const {
     const std::size_t size = out.size();
-    for (std::size_t guess = kBytesPerToken * limit + 64;; guess *= 4) {
-        const std::string_view head = text.head(guess + kSearch);
+    std::size_t guess = kBytesPerToken * limit + 64;
+    std::string_view head = text.head(guess + kSearch);
+    if (text.is_all() && head.size() <= guess) return encode(head, workspace, out);
+    if (guess > 4 * kSample) guess = kSample;
+    for (;;) {
+        if (head.size() < guess + kSearch && !text.is_all()) head = text.head(guess + kSearch);
         if (text.is_all() && head.size() <= guess) return encode(head, workspace, out);
         const std::size_t cut = cut_between(head, guess);
-        if (cut == std::string_view::npos) continue;
-        if (!encode(head.substr(0, cut), workspace, out)) return false;
-        if (out.size() - size >= limit) return true;
+        if (cut == std::string_view::npos) {
+            guess *= 4;
+            continue;
+        }
+        if (!encode_text(head.substr(0, cut), true, workspace, out)) return false;
+        const std::size_t count = out.size() - size;
+        if (count >= limit) return true;
         out.truncate(size);
+        const std::size_t enough = count < kFewTokens ? 8 * cut
+                                                      : static_cast<std::size_t>(static_cast<double>(cut) /
+                                                                                 static_cast<double>(count) *
+                                                                                 static_cast<double>(limit));
+        guess = std::max(enough + enough / 8, cut + cut / 4 + 64);
     }
 }
 

@@ -113,8 +113,9 @@ class Tokenizer {
                      Ids& whole_ids, Ids& cut_ids) const;
     bool encode_end(Source& text, std::size_t limit, Side side, Workspace& workspace, Ids& out) const;
     std::size_t cut_between(std::string_view text, std::size_t from) const noexcept;
+    bool encode_text(std::string_view text, bool is_open, Workspace& workspace, Ids& out) const;
     bool encode_all(Source& text, Workspace& workspace, Ids& out) const;
-    bool encode_stretch(std::string_view text, bool first, Workspace& workspace, Ids& out) const;
+    bool encode_stretch(std::string_view text, Edges edges, Workspace& workspace, Ids& out) const;
 
     std::unique_ptr<const Model> model_;
     AddedTokens raw_;

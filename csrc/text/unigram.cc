@@ -263,7 +263,9 @@ struct Unigram::Lane {
 struct Unigram::Place {
     bool at_begin;  // of the stretch
     bool at_end;
-    bool first;  // the stretch begins the document
+    Edges stretch;
+
+    bool is_open() const noexcept { return at_end && stretch.is_open; }
 };
 
 struct Unigram::State final : public Memory {
@@ -407,16 +409,16 @@ Unigram::~Unigram() = default;
 
 std::unique_ptr<Memory> Unigram::new_memory() const { return std::make_unique<State>(); }
 
-bool Unigram::encode(std::string_view text, bool first, Memory& memory, Ids& out) const {
-    return encode_lane(text, first, static_cast<State&>(memory), *raw_, out);
+bool Unigram::encode(std::string_view text, Edges edges, Memory& memory, Ids& out) const {
+    return encode_lane(text, edges, static_cast<State&>(memory), *raw_, out);
 }
 
-bool Unigram::encode_normalized(std::string_view text, bool first, Memory& memory, Ids& out) const {
+bool Unigram::encode_normalized(std::string_view text, Edges edges, Memory& memory, Ids& out) const {
     // Where a word lay in the document before it was normalized, nobody can say any more.
-    if (first && !steps_.empty() && options_.metaspace.has_value() &&
+    if (edges.first && !steps_.empty() && options_.metaspace.has_value() &&
         options_.metaspace->prepend == Metaspace::Prepend::kFirst)
         return false;
-    return encode_lane(text, first, static_cast<State&>(memory), *normal_, out);
+    return encode_lane(text, edges, static_cast<State&>(memory), *normal_, out);
 }
 
 bool Unigram::normalize(std::string_view text, std::string& out) const {
@@ -429,23 +431,41 @@ bool Unigram::normalize(std::string_view text, std::string& out) const {
     return true;
 }
 
+// Whether every step of the normalizer works apart on what is before and behind this place. A step sees what the one
+// before it left: kWords steps that split here and behind the next character keep the characters at the place, kStrip and
+// kSpaces look at white space alone, of which there is none before the place. If it is behind the place, kSpaces may make
+// something else of it: no kWords step may come then.
+bool Unigram::splits(std::string_view text, std::size_t at) const noexcept {
+    const Rune left = last_rune(text.substr(0, at));
+    const Rune right = decode(&text[at]);
+    const std::size_t behind = at + sequence_length(static_cast<unsigned char>(text[at]));
+    if (is_space(left) || (classes(left) & (kSpace | kStripSpace)) != 0) return false;
+    if (options_.metaspace.has_value() && left == decode(options_.metaspace->replacement.data()))
+        return false;
+    if (has_spaces_ && !raw_->is_fast && right == ' ') return false;
+    return std::ranges::all_of(steps_, [&](const Step& step) {
+        return step.kind != Step::Kind::kWords || (step.words->splits(left, right) && behind < text.size() &&
+                                                   step.words->splits(right, decode(&text[behind])));
+    });
+}
+
+// Where the normalizer splits; encode_piece() finds the tokens that are sure.
 std::size_t Unigram::cut_between(std::string_view text, std::size_t from, std::size_t to) const noexcept {
-    const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-    if (!raw_->is_fast) return std::string_view::npos;
-    for (std::size_t at = std::max<std::size_t>(from, 1); at < to && at + 1 < text.size(); ++at) {
-        if (text[at] == ' ' && is_letter(text[at - 1]) && is_letter(text[at + 1])) return at;
+    for (std::size_t at = std::max<std::size_t>(from, 1); at < std::min(to, text.size()); ++at) {
+        if (!is_continuation(text[at]) && splits(text, at)) return at;
     }
     return std::string_view::npos;
 }
 
-bool Unigram::encode_lane(std::string_view text, bool first, State& state, const Lane& lane, Ids& out) const {
+bool Unigram::encode_lane(std::string_view text, Edges edges, State& state, const Lane& lane,
+                          Ids& out) const {
     if (text.empty()) return true;
     const std::size_t size = out.size();
     state.needs_whole = !lane.is_fast;
-    bool done = lane.is_fast && encode_words(text, first, state, lane, out);
+    bool done = lane.is_fast && encode_words(text, edges, state, lane, out);
     if (state.needs_whole) {
         out.truncate(size);
-        done = encode_segment(text, {true, true, first}, state, lane, out);
+        done = encode_segment(text, {true, true, edges}, state, lane, out);
     }
     state.trim();
     return done;
@@ -464,7 +484,7 @@ bool Unigram::encode_lane(std::string_view text, bool first, State& state, const
 //
 // The segment before is remembered, because what comes may show that it was not whole: it is then done again with
 // all that belongs to it, and as that is done as far as it goes, no word is done more than twice.
-bool Unigram::encode_words(std::string_view text, bool first, State& state, const Lane& lane,
+bool Unigram::encode_words(std::string_view text, Edges edges, State& state, const Lane& lane,
                            Ids& out) const {
     KnownWords& known = state.of(lane);
     const char* const begin = text.data();
@@ -487,7 +507,7 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
     // Words that get no "▁", or one that others do not get, are not looked up.
     bool begin_is_usual = true;
     if (options_.metaspace.has_value()) {
-        const bool is_first = first && options_.metaspace->prepend == Metaspace::Prepend::kFirst;
+        const bool is_first = edges.first && options_.metaspace->prepend == Metaspace::Prepend::kFirst;
         begin_is_usual = options_.whitespace_split
                              ? !is_first
                              : is_first || options_.metaspace->prepend == Metaspace::Prepend::kAlways;
@@ -527,6 +547,7 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
             } else {
                 next.is_usual = false;
             }
+            if (next.stop == end && edges.is_open) next.is_usual = false;
             ahead = next.stop;
         }
         for (std::size_t i = 0; i < num_found; ++i) {
@@ -538,7 +559,7 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
                 if (lane.loose) break;
                 out.truncate(mark);
                 return encode_segment({previous, static_cast<std::size_t>(end - previous)},
-                                      {previous == begin, true, first}, state, lane, out);
+                                      {previous == begin, true, edges}, state, lane, out);
             }
             const bool is_short = word.size() <= WordKey::kMaxBytes;
             if (now.is_usual) {
@@ -571,7 +592,7 @@ bool Unigram::encode_words(std::string_view text, bool first, State& state, cons
             }
             previous = at;
             mark = out.size();
-            if (!encode_segment({at, static_cast<std::size_t>(stop - at)}, {at == begin, stop == end, first},
+            if (!encode_segment({at, static_cast<std::size_t>(stop - at)}, {at == begin, stop == end, edges},
                                 state, lane, out))
                 return false;
             if (stop != now.stop) {
@@ -600,8 +621,8 @@ bool Unigram::encode_segment(std::string_view raw, const Place& place, State& st
     if (raw.size() > kMaxSegment) return false;
     std::string_view text = raw;
     bool is_shorter = false;
-    if (lane.has_steps &&
-        !run_steps(raw, place.at_begin, place.at_end, state.spare, state.normal, text, is_shorter))
+    if (lane.has_steps && !run_steps(raw, place.at_begin, place.at_end && !place.is_open(), state.spare,
+                                     state.normal, text, is_shorter))
         return false;
 
     const bool has_metaspace = options_.metaspace.has_value();
@@ -639,13 +660,13 @@ bool Unigram::encode_segment(std::string_view raw, const Place& place, State& st
         }
     }
 
-    bool first = place.first && place.at_begin;
+    const bool first = place.stretch.first && place.at_begin;
     if (first && has_metaspace && options_.metaspace->prepend == Metaspace::Prepend::kFirst &&
         text.data() != raw.data()) {
         // Whether what is now the first word was the document's first is only sure if its first character stayed.
         if (text.empty() || text.front() != raw.front() || text.front() <= 0x20) return false;
     }
-    return pre_tokenize(text, first, state, out);
+    return pre_tokenize(text, {first, place.is_open()}, state, out);
 }
 
 // `result` is in `raw`, or in `kept`. `is_shorter`: a step took white space away.
@@ -685,8 +706,8 @@ bool Unigram::run_steps(std::string_view raw, bool at_begin, bool at_end, std::s
     return true;
 }
 
-bool Unigram::pre_tokenize(std::string_view text, bool first, State& state, Ids& out) const {
-    if (!options_.whitespace_split) return encode_metaspace(text, first, state, out);
+bool Unigram::pre_tokenize(std::string_view text, Edges edges, State& state, Ids& out) const {
+    if (!options_.whitespace_split) return encode_metaspace(text, edges, state, out);
     const char* const end = text.data() + text.size();
     const auto length_at = [](const char* at) { return sequence_length(static_cast<unsigned char>(*at)); };
     for (const char* at = text.data(); at != end;) {
@@ -696,8 +717,8 @@ bool Unigram::pre_tokenize(std::string_view text, bool first, State& state, Ids&
         }
         const char* stop = at;
         while (stop != end && !is_space(decode(stop))) stop += length_at(stop);
-        if (!encode_metaspace({at, static_cast<std::size_t>(stop - at)}, first && at == text.data(), state,
-                              out)) {
+        if (!encode_metaspace({at, static_cast<std::size_t>(stop - at)},
+                              {edges.first && at == text.data(), edges.is_open && stop == end}, state, out)) {
             return false;
         }
         at = stop;
@@ -705,15 +726,15 @@ bool Unigram::pre_tokenize(std::string_view text, bool first, State& state, Ids&
     return true;
 }
 
-bool Unigram::encode_metaspace(std::string_view text, bool first, State& state, Ids& out) const {
+bool Unigram::encode_metaspace(std::string_view text, Edges edges, State& state, Ids& out) const {
     if (text.empty()) return true;
-    if (!options_.metaspace.has_value()) return encode_piece(text, state, out);
+    if (!options_.metaspace.has_value()) return encode_piece(text, edges.is_open, state, out);
     const auto& [replacement, prepend, split] = *options_.metaspace;
     std::string& piece = state.piece;
     piece.clear();
     const bool begins_with_it = text.front() == ' ' || text.starts_with(replacement);
     const bool wants_it =
-        prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && first);
+        prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && edges.first);
     if (wants_it && !begins_with_it) piece.append(replacement);
     for (std::size_t from = 0;;) {
         const std::size_t space = text.find(' ', from);
@@ -722,11 +743,12 @@ bool Unigram::encode_metaspace(std::string_view text, bool first, State& state, 
         piece.append(replacement);
         from = space + 1;
     }
-    if (!split) return encode_piece(piece, state, out);
+    if (!split) return encode_piece(piece, edges.is_open, state, out);
     const std::string_view all = piece;
     for (std::size_t from = 0; from < all.size();) {
         const std::size_t next = std::min(all.find(replacement, from + 1), all.size());
-        if (!encode_piece(all.substr(from, next - from), state, out)) return false;
+        const bool is_open = edges.is_open && next == all.size();
+        if (!encode_piece(all.substr(from, next - from), is_open, state, out)) return false;
         from = next;
     }
     return true;
@@ -737,7 +759,12 @@ bool Unigram::encode_metaspace(std::string_view text, bool first, State& state, 
 //
 // Place by place, from left to right: all walks through the trie that are still going make one step each, so that
 // their reads of memory do not wait for each other. `walks` is in the order of where they began.
-bool Unigram::encode_piece(std::string_view text, State& state, Ids& out) const {
+//
+// `is_open`: more may come behind the text. The best path to a place does not depend on what is behind it, and the best
+// path through a longer text goes on from the end of this one, or from where a walk began that is still going there:
+// no other piece reaches over the end. What the best paths to these places have in common is sure then. Of that, unknown
+// pieces at its end may be one with what comes next.
+bool Unigram::encode_piece(std::string_view text, bool is_open, State& state, Ids& out) const {
     if (text.size() > kMaxPiece) return false;
     const Id unk_id = options_.unk_id.has_value() ? static_cast<Id>(*options_.unk_id) : -1;
     const std::size_t size = text.size();
@@ -780,9 +807,19 @@ bool Unigram::encode_piece(std::string_view text, State& state, Ids& out) const 
         best[to] = target;
         from = to;
     }
+    std::size_t sure = size;
+    if (is_open) {
+        for (std::size_t i = 0; i < num_walks; ++i) {
+            for (std::size_t other = walks[i].from; other != sure;) {
+                std::size_t& later = other > sure ? other : sure;
+                later = best[later].from;
+            }
+        }
+        while (sure != 0 && best[sure].id == unk_id) sure = best[sure].from;
+    }
     // Backwards along the path, then turned round. Unknown pieces side by side are one.
     const std::size_t mark = out.size();
-    for (std::size_t to = size; to != 0;) {
+    for (std::size_t to = sure; to != 0;) {
         std::size_t from = best[to].from;
         if (best[to].id != unk_id) {
             out.push(best[to].id);

@@ -107,8 +107,8 @@ class Unigram : public Model {
     ~Unigram() override;
 
     std::unique_ptr<Memory> new_memory() const override;
-    bool encode(std::string_view text, bool first, Memory& memory, Ids& out) const override;
-    bool encode_normalized(std::string_view text, bool first, Memory& memory, Ids& out) const override;
+    bool encode(std::string_view text, Edges edges, Memory& memory, Ids& out) const override;
+    bool encode_normalized(std::string_view text, Edges edges, Memory& memory, Ids& out) const override;
     std::size_t cut_between(std::string_view text, std::size_t from, std::size_t to) const noexcept override;
     bool normalize(std::string_view text, std::string& out) const override;
 
@@ -117,15 +117,16 @@ class Unigram : public Model {
     struct Lane;
     struct Place;
 
-    bool encode_lane(std::string_view text, bool first, State& state, const Lane& lane, Ids& out) const;
-    bool encode_words(std::string_view text, bool first, State& state, const Lane& lane, Ids& out) const;
+    bool encode_lane(std::string_view text, Edges edges, State& state, const Lane& lane, Ids& out) const;
+    bool encode_words(std::string_view text, Edges edges, State& state, const Lane& lane, Ids& out) const;
     bool encode_segment(std::string_view raw, const Place& place, State& state, const Lane& lane,
                         Ids& out) const;
     bool run_steps(std::string_view raw, bool at_begin, bool at_end, std::string& spare, std::string& kept,
                    std::string_view& result, bool& is_shorter) const;
-    bool pre_tokenize(std::string_view text, bool first, State& state, Ids& out) const;
-    bool encode_metaspace(std::string_view text, bool first, State& state, Ids& out) const;
-    bool encode_piece(std::string_view text, State& state, Ids& out) const;
+    bool pre_tokenize(std::string_view text, Edges edges, State& state, Ids& out) const;
+    bool encode_metaspace(std::string_view text, Edges edges, State& state, Ids& out) const;
+    bool encode_piece(std::string_view text, bool is_open, State& state, Ids& out) const;
+    bool splits(std::string_view text, std::size_t at) const noexcept;
     void emit_unknown(std::string_view text, Ids& out) const;
 
     PieceTrie trie_;

@@ -189,11 +189,14 @@ class WordPiece::Lane {
         return true;
     }
 
-    // Whether no word, however the text goes on behind, lies across the place between these.
+    // Whether no word, however the text goes on behind, lies across the place between these: a run is a word, or several,
+    // by itself, and only where two characters of runs stand side by side is a place inside one.
     bool is_cut(Rune before, Rune behind) const noexcept {
-        if (before >= kTableEnd || behind >= kTableEnd) return false;
-        return (classes(before) & kLetter) != 0 &&
-               !(is_in_run(kind_of(before)) && is_in_run(kind_of(behind)));
+        if (before >= kTableEnd || behind >= kTableEnd || (classes(before) & (kSpace | kStripSpace)) != 0)
+            return false;
+        const Kind left = kind_of(before);
+        const Kind right = kind_of(behind);
+        return left != kUnknown && right != kUnknown && !(is_in_run(left) && is_in_run(right));
     }
 
   private:
@@ -583,13 +586,13 @@ WordPiece::~WordPiece() = default;
 
 std::unique_ptr<Memory> WordPiece::new_memory() const { return std::make_unique<Kept>(); }
 
-bool WordPiece::encode(std::string_view text, bool, Memory& memory, Ids& out) const {
+bool WordPiece::encode(std::string_view text, Edges, Memory& memory, Ids& out) const {
     Kept& kept = static_cast<Kept&>(memory);
     if (!kept.raw) kept.raw.emplace(raw_->seeds());
     return raw_->encode(text, kept, *kept.raw, out);
 }
 
-bool WordPiece::encode_normalized(std::string_view text, bool, Memory& memory, Ids& out) const {
+bool WordPiece::encode_normalized(std::string_view text, Edges, Memory& memory, Ids& out) const {
     Kept& kept = static_cast<Kept&>(memory);
     if (!kept.normal) kept.normal.emplace(normal_->seeds());
     return normal_->encode(text, kept, *kept.normal, out);

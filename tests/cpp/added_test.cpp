@@ -91,6 +91,10 @@ TEST(what_may_lie_across_a_place) {
     CHECK(tokens.may_lie_across("xab cy", 4));
     CHECK(!tokens.may_lie_across("xab cy", 1));
     CHECK(!tokens.may_lie_across("xab cy", 5));
+    AddedToken word = token("ab", 1);
+    word.single_word = true;  // not in "abc"
+    CHECK(AddedTokens({word}).may_lie_across("xab cy", 3));
+    CHECK(!AddedTokens({word}).may_lie_across("xab cy", 4));
 }
 
 TEST(any_set_finds_what_a_slow_search_finds) {

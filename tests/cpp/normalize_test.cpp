@@ -307,4 +307,45 @@ TEST(damaged_charsmaps) {
     }
 }
 
+// Where a normalizer splits, it works on both sides apart, and the character on the left stays.
+TEST(both_sides_of_a_split_are_apart) {
+    const std::u32string pool =
+        U"aAe\u00e9 \u0301\u0338=\u0958\uac00\u1100\u1161\u212b\uff21\u2163\u4e2d.bx\u0130";
+    std::vector<std::unique_ptr<Normalizer>> all;
+    for (const Form form : {Form::kNfc, Form::kNfd, Form::kNfkc, Form::kNfkd}) all.push_back(make_form(form));
+    all.push_back(make_lowercase());
+    all.push_back(make_strip_accents());
+    all.push_back(make_strip(true, true));
+    all.push_back(make_prepend("ab"));
+    all.push_back(make_replace("ab", "c"));
+    all.push_back(make_bert(true, true, true, true));
+    std::vector<std::unique_ptr<Normalizer>> steps;
+    steps.push_back(make_form(Form::kNfkd));
+    steps.push_back(make_replace("xa", "b"));
+    all.push_back(make_sequence(std::move(steps)));
+    std::mt19937 random(5);
+    for (std::size_t which = 0; which < all.size(); ++which) {
+        const Normalizer& normalizer = *all[which];
+        std::size_t num_places = 0, num_others = 0;
+        for (int round = 0; round < 4000; ++round) {
+            std::u32string text;
+            for (std::size_t i = 2 + random() % 8; i > 0; --i) text += pool[random() % pool.size()];
+            const std::size_t at = 1 + random() % (text.size() - 1);
+            const auto normal = [&](std::size_t from, std::size_t to) {
+                return applied(normalizer, utf8(text.substr(from, to)));
+            };
+            const std::string left = utf8(text.substr(at - 1, 1));
+            const std::string head = normal(0, at), whole = normal(0, text.size());
+            const bool is_apart = head.ends_with(left) && whole.starts_with(head);
+            if (normalizer.splits(text[at - 1], text[at])) {
+                CHECK(is_apart);
+                ++num_places;
+            }
+            num_others += !is_apart;
+        }
+        CHECK(num_places > 100);
+        CHECK(num_others > 10 || which == 7);  // Prepend does nothing else
+    }
+}
+
 CHECK_MAIN()

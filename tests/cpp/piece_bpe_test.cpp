@@ -1,5 +1,6 @@
 #include "text/piece_bpe.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <map>
@@ -250,14 +251,15 @@ TEST(metaspace_splits_before_every_space_or_not_at_all) {
     CHECK(encode(never, "ab ab") == small().ids({"ab", "▁ab"}));
 }
 
-TEST(a_cut_changes_nothing_before_it) {
+TEST(a_place_to_cut_is_not_inside_a_product) {
     const PieceBpe model = build(small(), llama());
-    const std::string text = "ab. ab a b";
-    const std::size_t at = model.cut_between(text, 1, text.size());
-    CHECK(at == 6);
-    const List all = encode(model, text);
-    const List head = encode(model, text.substr(0, at));
-    CHECK(List(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(head.size())) == head);
+    CHECK(model.cut_between("ab. ab a b", 1, 10) == 2);
+    CHECK(model.cut_between("abab", 1, 4) == std::string::npos);
+    CHECK(model.cut_between("中中", 1, 6) == 3);
+    CHECK(model.cut_between("a a", 2, 3) == std::string::npos);  // white space is before it
+    PieceBpe::Options options = llama();
+    options.ignore_merges = true;
+    CHECK(build(small(), options).cut_between("中中", 1, 6) == std::string::npos);
 }
 
 TEST(a_long_text_without_a_place_to_cut_is_merged_in_time) {
@@ -273,6 +275,7 @@ TEST(random_text_and_merges_are_as_by_the_book) {
     const Strings characters = {"▁", "a", "b", "c", "é", "中", "\n", "."};
     const Strings parts = {"a", "b", "c", "é", "中", "\n", ".", " ", "  ", "▁", "x", "ß", "\t", "ab", "    "};
     std::mt19937 random(11);
+    std::size_t num_cuts = 0;
     for (int trial = 0; trial < 60; ++trial) {
         std::vector<std::pair<std::string, std::string>> pairs;
         Strings known = characters;
@@ -304,6 +307,14 @@ TEST(random_text_and_merges_are_as_by_the_book) {
             const List expected = by_the_book(vocabulary, options, text, first);
             CHECK(encode(model, *memory, text, first) == expected);
             CHECK(encode(model, *memory, text, first) == expected);
+            for (std::size_t at = 1; at < text.size(); ++at) {
+                at = model.cut_between(text, at, text.size());
+                if (at == std::string::npos) break;
+                const List head = encode(model, *memory, text.substr(0, at), first);
+                CHECK(head.size() <= expected.size() &&
+                      std::equal(head.begin(), head.end(), expected.begin()));
+                ++num_cuts;
+            }
             std::string normal;
             CHECK(model.normalize(text, normal));
             Ids ids;
@@ -311,6 +322,7 @@ TEST(random_text_and_merges_are_as_by_the_book) {
             CHECK(List(ids.data(), ids.data() + ids.size()) == expected);
         }
     }
+    CHECK(num_cuts > 1000);
 }
 
 TEST(what_cannot_be_exact_is_refused) {

@@ -1,5 +1,6 @@
 #include "text/pretokenize.h"
 
+#include <algorithm>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -218,11 +219,15 @@ TEST(regexes_are_known_by_their_text) {
     CHECK(rule_of("Split", "") == std::nullopt);
 }
 
-// The words before such a place are the same whatever comes behind it.
-TEST(words_end_behind_letters) {
-    const std::u32string_view before = U"aZ\u00e9\u0416\u4e2d\u30a2\u3042\uac00\u0e01\u01c5\u02b0";
-    const std::u32string_view behind = U" \n\u3000\u2003.,!-_\u3001\u30fb\u2019\u00bf(";
-    const std::u32string_view any = U"aZ\u4e2d\u30a2 \n\u3000.\u30fb'1\u0663\u0301\u00bd+\x01";
+// Where a scheme splits, the words on both sides are those of each side alone; elsewhere they often are not.
+TEST(words_end_where_a_scheme_splits) {
+    const std::u32string pools[] = {
+        U"aZ\u4e2d\u30a2 \n\u3000.\u30fb'1\u0663\u0301\u00bd+\x01",
+        U"aZ\u00e9\u0416\u3042\uac00\u0e01\u0e31\u01c5\u02b0 \u2003,!-_\u3001\u2019\u00bf(",
+        U"sStTdD'1 /\n\r\t.",
+        U"0123\u0663\u2163 ,.\x01\u200d\U0001f600",
+        U" \n\r\t\u3000\u0085\u00a0x1.",
+    };
     const auto text_of = [](std::u32string_view runes) {
         std::string text;
         for (const Rune rune : runes) {
@@ -233,22 +238,29 @@ TEST(words_end_behind_letters) {
     };
     std::mt19937 random(9);
     for (const Scheme& scheme : all()) {
-        if (!scheme.ends_behind_letters()) continue;
+        std::size_t num_places = 0, num_others = 0;
         for (int round = 0; round < 4000; ++round) {
-            std::u32string head, tail;
-            for (std::size_t i = random() % 8; i > 0; --i) head += any[random() % any.size()];
-            head += before[random() % before.size()];
-            tail += behind[random() % behind.size()];
-            for (std::size_t i = random() % 8; i > 0; --i) tail += any[random() % any.size()];
-            Words whole = fast(scheme, text_of(head));
-            for (std::string& word : fast(scheme, text_of(tail))) whole.push_back(std::move(word));
-            CHECK(fast(scheme, text_of(head + tail)) == whole);
+            const std::u32string& pool = pools[random() % std::size(pools)];
+            std::u32string text;
+            for (std::size_t i = 2 + random() % 14; i > 0; --i) text += pool[random() % pool.size()];
+            const std::size_t at = 1 + random() % (text.size() - 1);
+            Words both = fast(scheme, text_of(text.substr(0, at)));
+            for (std::string& word : fast(scheme, text_of(text.substr(at)))) both.push_back(std::move(word));
+            const bool are_same = fast(scheme, text_of(text)) == both;
+            const bool splits = scheme.splits(text[at - 1], text[at]);
+            CHECK(are_same || !splits);
+            num_places += splits;
+            num_others += !are_same;
         }
+        const bool is_whole =
+            std::ranges::any_of(scheme.rules(), [](Rule rule) { return rule < Rule::kNone; });
+        CHECK(!is_whole || num_places > 100);
+        CHECK(!is_whole || num_others > 100);
     }
-    CHECK(!Scheme(Rule::kNone).ends_behind_letters());
+    CHECK(!Scheme(Rule::kNone).splits('a', ' '));
     CHECK(!Scheme(
                {Rule::kNewline, Rule::kAlphabets, Rule::kSigns, Rule::kTrailing, Rule::kHangul, Rule::kDigit})
-               .ends_behind_letters());
+               .splits('a', ' '));
 }
 
 TEST(fast_is_slow_on_random_text) {

@@ -12,6 +12,7 @@
 
 using penstock::text::AddedToken;
 using penstock::text::AddedTokens;
+using penstock::text::Edges;
 using penstock::text::Frame;
 using penstock::text::Id;
 using penstock::text::Ids;
@@ -33,12 +34,12 @@ struct NoMemory final : Memory {
 class Bytes final : public Model {
   public:
     std::unique_ptr<Memory> new_memory() const override { return std::make_unique<NoMemory>(); }
-    bool encode(std::string_view text, bool first, Memory& memory, Ids& out) const override {
+    bool encode(std::string_view text, Edges edges, Memory& memory, Ids& out) const override {
         std::string normal;
-        return normalize(text, normal) && encode_normalized(normal, first, memory, out);
+        return normalize(text, normal) && encode_normalized(normal, edges, memory, out);
     }
-    bool encode_normalized(std::string_view text, bool first, Memory&, Ids& out) const override {
-        if (first) out.push(1000);
+    bool encode_normalized(std::string_view text, Edges edges, Memory&, Ids& out) const override {
+        if (edges.first) out.push(1000);
         for (const char byte : text) {
             if (byte == '!') return false;
             out.push(byte);

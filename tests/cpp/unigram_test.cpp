@@ -1,5 +1,6 @@
 #include "text/unigram.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -314,12 +315,59 @@ TEST(normalized_text_goes_its_own_way) {
     CHECK((List(ids.data(), ids.data() + ids.size()) == List{1, 3, 1, 3}));
 }
 
+// What an open stretch becomes begins the tokens of every text that begins so, and is not much less than all.
 TEST(a_cut_changes_nothing_before_it) {
-    const Unigram model(kPieces, {}, words());
-    const std::string text = "ab. ab\xc3\xa9 a b";
-    const std::size_t at = model.cut_between(text, 1, text.size());
-    CHECK(at == text.size() - 2);
-    CHECK(model.cut_between(text, at + 1, text.size()) == std::string::npos);
+    const std::vector<std::string> parts = {"a",  "b",  "ab", "é", "中", "▁", " ", "abab",
+                                            "  ", "\n", "x",  "ß", "y",  "A", ",", "\u3000"};
+    std::mt19937 random(3);
+    std::size_t num_sure = 0, num_all = 0, num_wrong = 0;
+    for (int trial = 0; trial < 60; ++trial) {
+        Pieces pieces = kPieces;
+        for (auto& piece : pieces) piece.score = -static_cast<double>(random() % 8) / 4;  // many ties
+        std::vector<Unigram::Step> steps;
+        if (trial % 4 == 1) {
+            steps.emplace_back().words = penstock::text::make_lowercase();
+            steps.push_back(spaces("▁"));
+        }
+        if (trial % 4 == 2) {
+            steps.emplace_back().words = penstock::text::make_form(penstock::text::Form::kNfkc);
+            steps.push_back(strip(true, true));
+        }
+        Unigram::Options options = trial % 3 == 0 ? words() : trial % 3 == 1 ? metaspace() : bare();
+        options.byte_fallback = trial % 2 == 0;
+        const Unigram model(pieces, std::move(steps), options);
+        const auto memory = model.new_memory();
+        for (int round = 0; round < 200; ++round) {
+            std::string text;
+            for (std::size_t i = 2 + random() % 40; i > 0; --i) text += parts[random() % parts.size()];
+            const std::size_t at = model.cut_between(text, random() % text.size(), text.size());
+            if (at == std::string::npos) continue;
+            const List whole = encode(model, *memory, text);
+            Ids ids;
+            CHECK(model.encode(std::string_view(text).substr(0, at), {true, true}, *memory, ids));
+            const List sure(ids.data(), ids.data() + ids.size());
+            CHECK(sure.size() <= whole.size() && std::equal(sure.begin(), sure.end(), whole.begin()));
+            const List closed = encode(model, *memory, text.substr(0, at));
+            num_wrong +=
+                closed.size() > whole.size() || !std::equal(closed.begin(), closed.end(), whole.begin());
+            num_sure += sure.size();
+            num_all += closed.size();
+        }
+    }
+    CHECK(3 * num_sure > 2 * num_all);
+    CHECK(num_wrong > 100);  // tokens at the end are not sure
+}
+
+TEST(a_path_that_depends_on_the_end_is_not_sure) {
+    // "aaa" and "a": which comes first depends on the length of the text.
+    const Pieces pieces = {{"<unk>", 0}, {"aaa", -1}, {"aa", -1.5}, {"a", -2}};
+    const Unigram model(pieces, {}, bare());
+    const auto memory = model.new_memory();
+    Ids ids;
+    CHECK(model.encode(std::string(300, 'a'), {true, true}, *memory, ids));
+    CHECK(ids.empty());
+    CHECK(encode(model, *memory, std::string(300, 'a')).front() == 1);
+    CHECK(encode(model, *memory, std::string(301, 'a')).front() != 1);
 }
 
 TEST(random_text_is_as_by_the_book) {
