@@ -80,6 +80,12 @@ def picture_of(raw: dict[str, Any]) -> Picture:
     if "mb_s" in raw:
         bars = [Bar(name, runs, "penstock" in name) for name, runs in raw["mb_s"].items()]
         return Picture(f"From a file to batches: MB/s, more is better ({machine})", "MB/s", [Panel("", bars)])
+    if raw["job"] == "stop":
+        stops: dict[str, list[Bar]] = {}
+        for each in raw["results"]:
+            stops.setdefault(each["kind"], []).append(Bar(each["model"], each["new_ms"], is_ours=True))
+        title = f"1 MB of text cut to 512 tokens: milliseconds, less is better ({machine})"
+        return Picture(title, "ms", [Panel(kind, bars) for kind, bars in stops.items()])
     panels = []
     for (model, kind), results in groupby(raw["results"], key=lambda each: (each["model"], each["kind"])):
         measured = [each for each in results if "fresh" in each]

@@ -40,6 +40,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from long_texts import KINDS as LONG_KINDS
+from long_texts import long_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -50,7 +53,6 @@ ENVIRONMENTS = {
 }
 BATCH = 256
 MAX_LENGTH = 512
-LONG_TEXT = 1_000_000
 WARM_BYTES = TIMED_BYTES = 1_500_000
 HOT_REPEATS = 3
 MODELS = ("llama3", "gpt2", "qwen3", "bert-base-uncased", "t5-small", "xlm-roberta", "phi3", "mistral-v1")
@@ -345,30 +347,38 @@ def child(job: str, name: str, model: str, kind: str) -> dict[str, Any]:
     }
 
 
-def stop(model: str, kind: str) -> None:
-    """How long a long document takes that is cut to 512 tokens."""
+def stop(model: str, kind: str, runs: int) -> dict[str, Any]:
+    """How long a document of 1 MB takes that is cut to 512 tokens: as a new str, and the same once more.
+
+    To make a new one touches 1 MB of memory, so that what the tokenizer keeps is not in the fast caches then.
+    """
     import penstock
 
-    text = ""
-    for document in documents(kind):
-        text += document + "\n"
-        if len(text) >= LONG_TEXT:
-            break
     tokenizer = penstock.Tokenizer.from_pretrained(tokenizer_file(model))
-    whole = tokenizer.encode_batch([text]).row(0)
-    seconds = []
-    for _ in range(50):
-        texts = renewed([text])
-        start = time.perf_counter()
-        cut_row = tokenizer.encode_batch(texts, max_length=MAX_LENGTH, add_special_tokens=False).row(0)
-        seconds.append(time.perf_counter() - start)
+    text = long_text(kind)
     plain = tokenizer.encode_batch([text], add_special_tokens=False).row(0)
-    same = cut_row.tolist() == plain[: len(cut_row)].tolist()
+    new: list[float] = []
+    same: list[float] = []
+    for _ in range(runs):
+        for texts, seconds in ((renewed([text]), new), ([text], same)):
+            start = time.perf_counter()
+            made = tokenizer.encode_batch(texts, max_length=MAX_LENGTH, add_special_tokens=False)
+            seconds.append((time.perf_counter() - start) * 1e3)
+    result = {
+        "model": model,
+        "kind": kind,
+        "bytes": len(text.encode()),
+        "tokens": len(plain),
+        "is_prefix": made.row(0).tolist() == plain[:MAX_LENGTH].tolist(),
+        "new_ms": new,
+        "same_ms": same,
+    }
     print(
-        f"{model:<18}{kind:<14}{len(text.encode()):>10,} bytes, {len(whole):>9,} tokens"
-        f"{median(seconds) * 1e3:>9.3f} ms for the first {len(cut_row)}{'' if same else '  DIFFERENT'}",
+        f"{model:<18}{kind:<10}{len(plain):>9,} tokens{median(new):>9.3f} ms [{min(new):.3f}] new"
+        f"{median(same):>9.3f} ms [{min(same):.3f}] again{'' if result['is_prefix'] else '  DIFFERENT'}",
         flush=True,
     )
+    return result
 
 
 def threads(model: str, kind: str) -> None:
@@ -520,20 +530,28 @@ def main() -> None:
     for name in ("run", "padded", "stop", "threads"):
         many = commands.add_parser(name)
         many.add_argument("--models", nargs="*", default=list(MODELS))
-        many.add_argument("--kinds", nargs="*", default=list(KINDS if name == "run" else KINDS[:3]))
+        kinds = KINDS if name == "run" else tuple(LONG_KINDS) if name == "stop" else KINDS[:3]
+        many.add_argument("--kinds", nargs="*", default=list(kinds))
         if name in ("run", "padded"):
             many.add_argument("--peers", nargs="*", default=list(PEERS if name == "run" else PADDED))
-            many.add_argument("--runs", type=int, default=5)
+        if name != "threads":
+            many.add_argument("--runs", type=int, default=30 if name == "stop" else 5)
             many.add_argument("--json", type=Path, help="write the raw figures here")
     given = parser.parse_args()
     if given.command == "setup":
         setup()
     elif given.command == "child":
         print(json.dumps(child(given.job, given.peer, given.model, given.kind)))
-    elif given.command in ("stop", "threads"):
+    elif given.command == "threads":
         for model in given.models:
             for kind in given.kinds:
-                (stop if given.command == "stop" else threads)(model, kind)
+                threads(model, kind)
+    elif given.command == "stop":
+        measured_on = conditions()
+        figures = [stop(model, kind, given.runs) for model in given.models for kind in given.kinds]
+        if given.json:
+            raw = {"conditions": measured_on, "job": "stop", "results": figures}
+            given.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     else:
         job = "flat" if given.command == "run" else "padded"
         measured_on = conditions()
