@@ -119,15 +119,16 @@ class MergeTable {
 
         alignas(32) std::int32_t keys[kMost + 1];  // of pairs: rank and place; the least is merged next
         Id ids[kMost + 1];
-        std::uint64_t alive;  // a bit for every symbol still there
+        std::uint64_t alive;    // a bit for every symbol still there
+        std::uint32_t unknown;  // pairs whose ranks merge_together() looks up first
         Id made;
         std::uint8_t at, left, next;
         bool is_wide;  // more than half of the keys count
     };
     static constexpr std::size_t kTogether = 16;
 
-    // `count` is 1 to Word::kMost, ranks as for merge().
-    static void begin(Word& word, std::size_t count, const Rank* ranks) noexcept;
+    // `count` is 1 to Word::kMost, ranks as for merge(), but for pairs with a bit in `unknown`. Fetches what says these.
+    void begin(Word& word, std::size_t count, const Rank* ranks, std::uint64_t unknown) const noexcept;
 
     // Merges up to kTogether words whose ids are set and that are begun. Their steps alternate, so that the waits
     // for memory overlap: several times faster than one after another. With wide instructions where there are some.

@@ -62,6 +62,17 @@ bool to_bytes(std::string_view token, const std::array<std::int16_t, kCharsEnd>&
     return true;
 }
 
+// What the bytes of a part of a merge begin and end with.
+BytePairs::Ends ends_of(std::string_view part, const std::array<std::int16_t, kCharsEnd>& bytes) {
+    const auto byte_at = [&](std::size_t at) {
+        const Rune rune = decode(part.data() + at);
+        return rune < kCharsEnd ? int{bytes[rune]} : -1;
+    };
+    std::size_t last = part.size() - 1;
+    while (last > 0 && (part[last] & 0xc0) == 0x80) --last;
+    return {byte_at(0), byte_at(last)};
+}
+
 std::vector<Merge> checked_merges(std::span<const TokenIds::Token> tokens, std::span<const MergePair> merges,
                                   const TokenIds& ids) {
     std::vector<Id> sorted;
@@ -190,26 +201,21 @@ ByteBpe::ByteBpe(std::span<const TokenIds::Token> tokens, std::span<const MergeP
                  const Options& options, std::unique_ptr<Normalizer> normalizer)
     : options_(options), normalizer_(std::move(normalizer)), merges_({}) {
     const TokenIds ids(tokens);
-    merges_ = MergeTable(checked_merges(tokens, merges, ids));
+    const std::vector<Merge> resolved = checked_merges(tokens, merges, ids);
+    merges_ = MergeTable(resolved);
 
+    std::array<Id, 256> byte_ids{};
     const std::array<Rune, 256> chars = byte_chars();
     for (std::size_t byte = 0; byte < 256; ++byte) {
         char text[4];
-        const Id id = ids.find({text, text::encode(chars[byte], text)});
-        if (id > MergeTable::kMaxId) throw std::invalid_argument("a token id is too large");
-        byte_ids_[byte] = id;
+        byte_ids[byte] = ids.find({text, text::encode(chars[byte], text)});
+        if (byte_ids[byte] > MergeTable::kMaxId) throw std::invalid_argument("a token id is too large");
     }
-    byte_ranks_.resize(std::size_t{1} << 16);
-    for (std::size_t left = 0; left < 256; ++left) {
-        for (std::size_t right = 0; right < 256; ++right) {
-            const bool known = byte_ids_[left] != TokenIds::kNone && byte_ids_[right] != TokenIds::kNone;
-            byte_ranks_[left << 8 | right] =
-                known ? merges_.rank(byte_ids_[left], byte_ids_[right]) : MergeTable::kNoRank;
-        }
-    }
+    const std::array<std::int16_t, kCharsEnd> bytes = bytes_of_chars();
+    pairs_ = std::make_unique<const BytePairs>(merges, resolved, merges_, byte_ids,
+                                               [&](std::string_view part) { return ends_of(part, bytes); });
 
     auto words = std::make_unique<Words>(tokens.size());
-    const std::array<std::int16_t, kCharsEnd> bytes = bytes_of_chars();
     MergeTable::Scratch scratch;
     std::vector<Id> symbols;
     Ids made;
@@ -234,10 +240,10 @@ ByteBpe::ByteBpe(std::span<const TokenIds::Token> tokens, std::span<const MergeP
             words->add(word, id);
         } else if (word.size() <= MergeTable::Word::kMost) {
             MergeTable::Word& next = together[num_together];
-            MergeTable::Rank ranks[MergeTable::Word::kMost];
-            const std::size_t count = first_symbols(word, next.ids, ranks);
-            if (count != word.size()) continue;
-            MergeTable::begin(next, count, ranks);
+            MergeTable::Rank ranks[MergeTable::Word::kMost + 1];
+            const BytePairs::Symbols first = pairs_->first_symbols(word, next.ids, ranks);
+            if (first.count == 0) continue;
+            merges_.begin(next, first.count, ranks, first.unknown);
             expected[num_together++] = {word, id};
             if (num_together == MergeTable::kTogether) add_together();
         } else {
@@ -461,11 +467,11 @@ bool ByteBpe::find_missed(std::span<Missed> missed, State& state) const {
         }
         if (each.word.size() <= MergeTable::Word::kMost) {
             MergeTable::Word& next = state.together[num_together];
-            MergeTable::Rank ranks[MergeTable::Word::kMost];
-            const std::size_t count = first_symbols(each.word, next.ids, ranks);
+            MergeTable::Rank ranks[MergeTable::Word::kMost + 1];
+            const BytePairs::Symbols first = pairs_->first_symbols(each.word, next.ids, ranks);
             each.begin = state.made.size();
-            if (count == 0) continue;
-            MergeTable::begin(next, count, ranks);
+            if (first.count == 0) continue;
+            merges_.begin(next, first.count, ranks, first.unknown);
             together[num_together++] = &each;
             if (num_together == MergeTable::kTogether) merge_together();
             continue;
@@ -505,38 +511,12 @@ void ByteBpe::keep_new(std::span<const Missed> missed, State& state) {
     }
 }
 
-// Bytes that have no token vanish, as in `tokenizers`.
-std::size_t ByteBpe::first_symbols(std::string_view word, Id* ids, MergeTable::Rank* ranks) const noexcept {
-    std::size_t count = 0;
-    std::size_t last = 0;
-    for (const char c : word) {
-        const std::size_t byte = static_cast<unsigned char>(c);
-        const Id id = byte_ids_[byte];
-        if (id == TokenIds::kNone) [[unlikely]]
-            continue;
-        if (count > 0) ranks[count - 1] = byte_ranks_[last << 8 | byte];
-        ids[count++] = id;
-        last = byte;
-    }
-    return count;
-}
-
 bool ByteBpe::encode_bytes(std::string_view word, MergeTable::Scratch& scratch, std::vector<Id>& symbols,
                            Ids& out) const {
-    constexpr std::size_t kShort = 64;
-    if (word.size() <= kShort) {
-        Id ids[kShort];
-        MergeTable::Rank ranks[kShort];
-        const std::size_t count = first_symbols(word, ids, ranks);
-        return merges_.merge({ids, count}, {ranks, count > 0 ? count - 1 : 0}, scratch, out);
-    }
     if (word.size() > MergeTable::kMaxSymbols) return false;
-    symbols.clear();
-    for (const char c : word) {
-        const Id id = byte_ids_[static_cast<unsigned char>(c)];
-        if (id != TokenIds::kNone) symbols.push_back(id);
-    }
-    return merges_.merge(symbols, scratch, out);
+    symbols.resize(word.size() + 1);
+    const std::size_t count = pairs_->first_symbols(word, symbols.data());
+    return merges_.merge({symbols.data(), count}, scratch, out);
 }
 
 }  // namespace penstock::text

@@ -3,7 +3,6 @@
 
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "text/bpe.h"
+#include "text/byte_pairs.h"
 #include "text/model.h"
 #include "text/normalize.h"
 #include "text/pretokenize.h"
@@ -49,16 +49,14 @@ class ByteBpe : public Model {
     bool find_missed(std::span<Missed> missed, State& state) const;
     static void insert_missed(std::span<const Missed> missed, std::size_t from, Ids& out);
     static void keep_new(std::span<const Missed> missed, State& state);
-    std::size_t first_symbols(std::string_view word, Id* ids, MergeTable::Rank* ranks) const noexcept;
     bool encode_bytes(std::string_view word, MergeTable::Scratch& scratch, std::vector<Id>& symbols,
                       Ids& out) const;
 
     Options options_;
     std::unique_ptr<Normalizer> normalizer_;
-    std::array<Id, 256> byte_ids_{};
     MergeTable merges_;
-    std::vector<MergeTable::Rank> byte_ranks_;  // of every pair of bytes
-    std::unique_ptr<const Words> words_;        // words that are one token
+    std::unique_ptr<const BytePairs> pairs_;
+    std::unique_ptr<const Words> words_;  // words that are one token
 };
 
 }  // namespace penstock::text

@@ -32,20 +32,33 @@ using Keys = std::int32_t __attribute__((vector_size(32)));
 
 }  // namespace
 
-void MergeTable::begin(Word& word, std::size_t count, const Rank* ranks) noexcept {
+void MergeTable::begin(Word& word, std::size_t count, const Rank* ranks,
+                       std::uint64_t unknown) const noexcept {
     word.is_wide = count > kHalf;
     const std::size_t searched = word.is_wide ? Word::kMost : kHalf;
     for (unsigned i = 0; i + 1 < count; ++i) word.keys[i] = key_at(ranks[i], i);
     std::fill(word.keys + count - 1, word.keys + searched, kNever);
     word.ids[Word::kMost] = kOutside;
     word.alive = (std::uint64_t{1} << count) - 1;
+    word.unknown = static_cast<std::uint32_t>(unknown);
+    for (; unknown != 0; unknown &= unknown - 1) {
+        const auto i = static_cast<std::size_t>(std::countr_zero(unknown));
+        __builtin_prefetch(slots_.data() + place_of(key_of(word.ids[i], word.ids[i + 1])));
+    }
 }
 
 // Nothing that depends on the words is a branch, but whether a word is done.
 [[gnu::always_inline]] inline void MergeTable::merge_words(std::span<Word> words) const noexcept {
     std::uint8_t active[kTogether];
     std::size_t count = words.size();
-    for (std::size_t i = 0; i < count; ++i) active[i] = static_cast<std::uint8_t>(i);
+    for (std::size_t i = 0; i < count; ++i) {
+        active[i] = static_cast<std::uint8_t>(i);
+        Word& word = words[i];
+        for (std::uint32_t unknown = word.unknown; unknown != 0; unknown &= unknown - 1) {
+            const auto at = static_cast<unsigned>(std::countr_zero(unknown));
+            word.keys[at] = key_at(rank(word.ids[at], word.ids[at + 1]), at);
+        }
+    }
     constexpr std::uint64_t kEnd = std::uint64_t{1} << Word::kMost;
     while (count > 0) {
         std::size_t still = 0;

@@ -1,6 +1,9 @@
 #include "text/bpe.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <random>
 #include <stdexcept>
@@ -10,6 +13,7 @@
 
 #include "check.h"
 #include "text/byte_bpe.h"
+#include "text/byte_pairs.h"
 #include "text/unicode.h"
 
 namespace {
@@ -124,7 +128,12 @@ TEST(merge_is_naive_merge) {
                 ranks[i] = table.rank(symbols[i], symbols[i + 1]);
             MergeTable::Word& word = words[expected.size()];
             std::copy(symbols.begin(), symbols.end(), word.ids);
-            MergeTable::begin(word, symbols.size(), ranks);
+            // Some ranks are left for merge_together() to find.
+            const std::size_t pairs = symbols.size() - 1;
+            const std::uint64_t unknown = random() & ((std::uint64_t{1} << pairs) - 1);
+            for (std::size_t i = 0; i < pairs; ++i)
+                if ((unknown >> i & 1) != 0) ranks[i] = MergeTable::kNoRank;
+            table.begin(word, symbols.size(), ranks, unknown);
             expected.push_back(result);
         }
         std::vector<MergeTable::Word> same = words;
@@ -189,6 +198,79 @@ TEST(bytes_become_tokens) {
                            nullptr);
     CHECK((encoded(prefixed, "hi hi") == std::vector<Id>{257, 257}));
     CHECK((encoded(prefixed, " hi") == std::vector<Id>{257}));
+}
+
+// Pairs of bytes that are made at once change nothing: a few bytes, any merges of theirs, in any order, so that many
+// pairs must wait for a neighbour, or for a merge that uses them before its parts are there.
+TEST(pairs_made_at_once_are_naive_merges) {
+    std::mt19937 random(11);
+    std::size_t num_made = 0;
+    for (int round = 0; round < 150; ++round) {
+        const std::size_t num_bytes = 2 + random() % 4;
+        std::vector<std::string> texts;
+        for (std::size_t i = 0; i < num_bytes; ++i) texts.emplace_back(1, static_cast<char>('a' + i));
+        std::vector<std::pair<std::string, std::string>> parts;
+        for (std::size_t i = 0; i < 4 + random() % 40; ++i) {
+            const std::string left = texts[random() % texts.size()];
+            const std::string right = texts[random() % texts.size()];
+            if (left.size() + right.size() > 10) continue;
+            parts.emplace_back(left, right);
+            if (std::ranges::find(texts, left + right) == texts.end()) texts.push_back(left + right);
+        }
+        if (round % 2 == 0) std::shuffle(parts.begin(), parts.end(), random);
+        const Vocabulary vocabulary({texts.begin() + static_cast<std::ptrdiff_t>(num_bytes), texts.end()});
+        const TokenIds ids(vocabulary.tokens);
+        const std::vector<MergePair> pairs(parts.begin(), parts.end());
+        const std::vector<Merge> merges = resolve_merges(ids, pairs);
+        const ByteBpe model(vocabulary.tokens, pairs, {.scheme = Scheme::kNone}, nullptr);
+        const auto memory = model.new_memory();
+        for (const std::size_t most : {3u, 6u, 15u, 31u, 32u, 33u, 64u, 65u, 200u}) {
+            std::string word;
+            std::vector<Id> symbols;
+            for (std::size_t i = 0; i < most; ++i) {
+                word.push_back(static_cast<char>('a' + random() % num_bytes));
+                symbols.push_back(ids.find(word.substr(i)));
+            }
+            const std::vector<Id> result = naive(merges, symbols);
+            num_made += word.size() - result.size();
+            Ids out;
+            CHECK(model.encode(word, true, *memory, out));
+            CHECK(std::vector<Id>(out.data(), out.data() + out.size()) == result);
+        }
+    }
+    CHECK(num_made > 5000);
+}
+
+TEST(a_pair_that_a_neighbour_may_take_is_not_made_at_once) {
+    const auto symbols_of = [](const std::vector<std::string>& more, const std::vector<MergePair>& merges,
+                               std::string_view word) {
+        const Vocabulary vocabulary(more);
+        const TokenIds ids(vocabulary.tokens);
+        std::array<Id, 256> byte_ids;
+        for (std::size_t byte = 0; byte < 256; ++byte) byte_ids[byte] = static_cast<Id>(byte);
+        const std::vector<Merge> resolved = resolve_merges(ids, merges);
+        const auto ends_of = [](std::string_view part) {
+            return BytePairs::Ends{static_cast<unsigned char>(part.front()),
+                                   static_cast<unsigned char>(part.back())};
+        };
+        const BytePairs pairs(merges, resolved, MergeTable(resolved), byte_ids, ends_of);
+        std::vector<Id> made(word.size() + 1);
+        std::vector<MergeTable::Rank> ranks(word.size() + 1);
+        const BytePairs::Symbols first = pairs.first_symbols(word, made.data(), ranks.data());
+        CHECK(pairs.first_symbols(word, made.data()) == first.count);
+        made.resize(first.count);
+        return made;
+    };
+    // Merged last of all, but nothing else takes either byte; the others wait.
+    CHECK((symbols_of({"ab"}, {{"a", "b"}}, "xabx") == std::vector<Id>{'x', 256, 'x'}));
+    CHECK((symbols_of({"bc", "ab"}, {{"b", "c"}, {"a", "b"}}, "abc") == std::vector<Id>{'a', 256}));
+    CHECK((symbols_of({"bc", "ab"}, {{"b", "c"}, {"a", "b"}}, "abx") == std::vector<Id>{257, 'x'}));
+    CHECK((symbols_of({"aa"}, {{"a", "a"}}, "aaa") == std::vector<Id>{'a', 'a', 'a'}));
+    // A longer symbol that ends in x takes the a first.
+    CHECK((symbols_of({"yx", "yxa", "ab"}, {{"y", "x"}, {"yx", "a"}, {"a", "b"}}, "yxab") ==
+           std::vector<Id>{256, 'a', 'b'}));
+    // What is made of ab comes before ab itself: it must wait for its turn.
+    CHECK((symbols_of({"ab", "abx"}, {{"ab", "x"}, {"a", "b"}}, "abx") == std::vector<Id>{'a', 'b', 'x'}));
 }
 
 TEST(bytes_without_tokens_vanish) {
