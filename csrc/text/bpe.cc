@@ -200,18 +200,7 @@ bool MergeTable::merge(std::span<const Id> symbols, Scratch& scratch, Ids& out) 
         return true;
     }
     if (symbols.size() > kMaxSymbols) return false;
-    merge_long(symbols, nullptr, scratch, out);
-    return true;
-}
-
-bool MergeTable::merge(std::span<const Id> symbols, std::span<const Rank> ranks, Scratch& scratch,
-                       Ids& out) const {
-    if (symbols.size() > kMaxSymbols) return false;
-    if (symbols.size() <= kShort) {
-        merge_short(symbols, ranks.data(), out);
-    } else {
-        merge_long(symbols, ranks.data(), scratch, out);
-    }
+    merge_long(symbols, scratch, out);
     return true;
 }
 
@@ -260,8 +249,7 @@ void MergeTable::merge_short(std::span<const Id> symbols, const Rank* ranks, Ids
 
 // The same with a tree of least ranks over the pairs instead of one scan: no stale entries, so memory is bounded
 // by the length of the word, and the time by its length times the height of the tree.
-void MergeTable::merge_long(std::span<const Id> symbols, const Rank* ranks, Scratch& scratch,
-                            Ids& out) const {
+void MergeTable::merge_long(std::span<const Id> symbols, Scratch& scratch, Ids& out) const {
     const std::size_t count = symbols.size();
     scratch.ids_.assign(symbols.begin(), symbols.end());
     Id* const ids = scratch.ids_.data();
@@ -277,7 +265,7 @@ void MergeTable::merge_long(std::span<const Id> symbols, const Rank* ranks, Scra
     auto& levels = scratch.levels_;
     const auto key = [](Rank rank) { return rank == kNoRank ? kNoKey : static_cast<std::int32_t>(rank); };
     for (std::size_t i = 0; i + 1 < count; ++i) {
-        levels[0][i] = key(ranks != nullptr ? ranks[i] : rank(symbols[i], symbols[i + 1]));
+        levels[0][i] = key(rank(symbols[i], symbols[i + 1]));
     }
     for (std::size_t level = 1; level <= height; ++level) {
         for (std::size_t i = 0; i < levels[level - 1].size() / kFan; ++i) {

@@ -109,9 +109,6 @@ class MergeTable {
     // nothing was appended then.
     bool merge(std::span<const Id> symbols, Scratch& scratch, Ids& out) const;
 
-    // The same when the caller knows the rank of every adjacent pair: ranks[i] is rank(symbols[i], symbols[i+1]).
-    bool merge(std::span<const Id> symbols, std::span<const Rank> ranks, Scratch& scratch, Ids& out) const;
-
     // A short word on its way: set by begin(), worked on by merge_together(). Behind the last symbol is one that no
     // merge has, so that ends are no special case.
     struct Word {
@@ -127,7 +124,8 @@ class MergeTable {
     };
     static constexpr std::size_t kTogether = 16;
 
-    // `count` is 1 to Word::kMost, ranks as for merge(), but for pairs with a bit in `unknown`. Fetches what says these.
+    // `count` is 1 to Word::kMost, ranks[i] the rank() of ids i and i + 1, but for pairs with a bit in `unknown`.
+    // Fetches what says these.
     void begin(Word& word, std::size_t count, const Rank* ranks, std::uint64_t unknown) const noexcept;
 
     // Merges up to kTogether words whose ids are set and that are begun. Their steps alternate, so that the waits
@@ -184,7 +182,7 @@ class MergeTable {
     void merge_words(std::span<Word> words) const noexcept;
     void merge_together_widely(std::span<Word> words) const noexcept;
     void merge_short(std::span<const Id> symbols, const Rank* ranks, Ids& out) const;
-    void merge_long(std::span<const Id> symbols, const Rank* ranks, Scratch& scratch, Ids& out) const;
+    void merge_long(std::span<const Id> symbols, Scratch& scratch, Ids& out) const;
 
     Table<std::uint64_t> slots_;  // key and rank
     std::vector<Id> products_;    // by rank
