@@ -145,6 +145,7 @@ def test_what_is_kept_stays_as_it_was(
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(600)
 @settings(max_examples=2_000)
 @given(plan=PLANS, batches_ahead=st.integers(1, 3), ordered=st.booleans())
 def test_what_is_kept_stays_as_it_was_in_many_plans(
