@@ -1,264 +1,220 @@
-"""How well is a loop fed? ``Prefetcher`` beside a sequential loop, asyncio loaders and a futures window.
+"""How well is a loop fed? ``Prefetcher`` beside asyncio, futures, DataLoader, torchdata.nodes and SPDL.
 
-The work is the same for all: each document takes a while to load (``time.sleep`` stands for network or disk),
-is tokenized and made a tensor, and the loop takes a while for each (``time.sleep`` stands for an accelerator
-that the host waits for without the GIL). One document a batch. Before anything is timed, all loaders must
-deliver the same tokens in the same order.
+The work is the same for all: each document takes a while to load (a sleep stands for network or disk), is
+tokenized and made a tensor, and the loop takes a while for each step (a sleep stands for an accelerator that
+the host waits for without the GIL). Before anything is timed, all loaders must deliver the same tokens, in
+the same order where they promise one::
 
-The floor is what no loader can beat: the first load, then every step: ``load + documents * step``. The line
-"nothing to load" is a loop that sleeps for just that: what this machine makes of the floor.
+    penstock bench feed                        # 64 documents, 50 ms load, 5 ms step, 16 loads at once
+    penstock bench feed --documents 5 --load-s 0.5 --step-s 0
+    penstock bench feed uneven                 # loads of very different lengths, steps of 16 documents
+    penstock bench feed uneven --documents 10000
 
-Run it with nothing else running::
+even: all loads take the same time. The floor is ``load + documents * step``: the first load, then every step.
+"Nothing to load" is a loop that sleeps for just that: what this machine makes of the floor. first, body, end
+and close are the milliseconds to the first document, from there to the end of the last step, until the loader
+says that this was all, and until it is closed.
 
-    python benchmarks/feed.py                       # 64 documents, 50 ms load, 5 ms step, 16 workers
-    python benchmarks/feed.py --documents 5 --load-s 0.5 --step-s 0 --queue 2
+uneven: lognormal loads (median 20 ms, 99th percentile 400 ms), 64 at once. The floor is an ideal loader,
+simulated (``contenders/floors.py``): it starts documents in the order of the source, 64 at once, and loses
+no time. A loader that keeps order and holds few documents must wait behind a slow one, whatever it is written
+in: floors for that are printed, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import gc
 import json
-import os
-import platform
+import math
+import random
+import threading
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import penstock
+from contenders import conditions, present
+from contenders.feeding import EVEN, NOTHING, UNEVEN, WIDE_ROWS_AHEAD, Feed, Loop, Work
+from contenders.floors import ideal_s
 from penstock.demo import MODEL
 from penstock.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-Seen = list[torch.Tensor]
+    from contenders import Contender
 
+P99_DEVIATIONS = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
-@dataclass(frozen=True)
-class Work:
-    """What every loader is given to do."""
-
-    documents: list[str]
-    load_s: float
-    step_s: float
-    num_workers: int
-    queue: int
-    tokenizer: penstock.Tokenizer
-
-    def load(self, index: int) -> str:
-        """Fetch a document. Blocks, GIL released."""
-        time.sleep(self.load_s)
-        return self.documents[index]
-
-    def tensor(self, text: str) -> torch.Tensor:
-        """int64[1, tokens], as the loop wants it."""
-        ids = self.tokenizer.encode_batch([text]).ids
-        return torch.from_numpy(ids).long()[None]
-
-    def step(self, ids: torch.Tensor, seen: Seen) -> None:
-        """The model's time; notes what it was given."""
-        time.sleep(self.step_s)
-        seen.append(ids.clone())
-
-    @cached_property
-    def ready(self) -> list[torch.Tensor]:
-        """What the loaders must deliver."""
-        return [self.tensor(text) for text in self.documents]
-
-    @property
-    def floor_s(self) -> float:
-        """No loader can be faster."""
-        return self.load_s + len(self.documents) * self.step_s
-
-
-def nothing_to_load(work: Work) -> Seen:
-    """No loader at all: one load and every step, the documents ready."""
-    seen: Seen = []
-    time.sleep(work.load_s)
-    for ids in work.ready:
-        work.step(ids, seen)
-    return seen
-
-
-def sequential(work: Work) -> Seen:
-    """Load, then step, then load: the loop most people begin with."""
-    seen: Seen = []
-    for index in range(len(work.documents)):
-        work.step(work.tensor(work.load(index)), seen)
-    return seen
-
-
-def asyncio_queue(work: Work) -> Seen:
-    """One loader task, one queue, the step on the event loop: the loader of the usual tutorial, mended."""
-
-    async def main() -> Seen:
-        seen: Seen = []
-        queue: asyncio.Queue[torch.Tensor | None] = asyncio.Queue(work.queue)
-
-        async def load_all() -> None:
-            for text in work.documents:
-                await asyncio.sleep(work.load_s)
-                await queue.put(work.tensor(text))
-            await queue.put(None)
-
-        loader = asyncio.create_task(load_all())
-        while (ids := await queue.get()) is not None:
-            work.step(ids, seen)
-        await loader
-        return seen
-
-    return asyncio.run(main())
-
-
-def asyncio_window(work: Work) -> Seen:
-    """Asyncio at its best: as many loads in flight as we have workers, the step in a thread."""
-
-    async def main() -> Seen:
-        seen: Seen = []
-
-        async def load(text: str) -> torch.Tensor:
-            await asyncio.sleep(work.load_s)
-            return work.tensor(text)
-
-        texts = iter(work.documents)
-        window: deque[asyncio.Task[torch.Tensor]] = deque()
-
-        def refill() -> None:
-            while len(window) < work.num_workers and (text := next(texts, None)) is not None:
-                window.append(asyncio.create_task(load(text)))
-
-        refill()
-        while window:
-            ids = await window.popleft()
-            refill()
-            await asyncio.to_thread(work.step, ids, seen)
-        return seen
-
-    return asyncio.run(main())
-
-
-def futures_window(work: Work) -> Seen:
-    """``ThreadPoolExecutor`` and a deque of futures: the best that the standard library does."""
-    seen: Seen = []
-    with ThreadPoolExecutor(work.num_workers) as pool:
-        indices = iter(range(len(work.documents)))
-        window: deque[Future[torch.Tensor]] = deque()
-
-        def submit() -> None:
-            if (index := next(indices, None)) is not None:
-                window.append(pool.submit(lambda: work.tensor(work.load(index))))
-
-        for _ in range(work.num_workers):
-            submit()
-        while window:
-            ids = window.popleft().result()
-            submit()
-            work.step(ids, seen)
-    return seen
-
-
-def prefetcher(work: Work) -> Seen:
-    """Penstock."""
-    seen: Seen = []
-    with penstock.Prefetcher(
-        range(len(work.documents)),
-        work.tokenizer,
-        load=work.load,
-        device="cpu",
-        max_batch_rows=1,
-        num_workers=work.num_workers,
-    ) as batches:
-        for batch in batches:
-            work.step(batch.inputs["input_ids"][:, : batch.num_tokens[0]], seen)
-    return seen
-
-
-NOTHING = "(nothing to load: the sleeps alone)"
-LOADERS: dict[str, Callable[[Work], Seen]] = {
-    NOTHING: nothing_to_load,
-    "sequential": sequential,
-    "asyncio, queue": asyncio_queue,
-    "asyncio, window, step in a thread": asyncio_window,
-    "futures window": futures_window,
-    "penstock.Prefetcher": prefetcher,
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "even": {"documents": 64, "load_s": 0.05, "workers": 16, "rows": 1, "runs": 7},
+    "uneven": {"documents": 2000, "load_s": 0.02, "workers": 64, "rows": 16, "runs": 1},
 }
 
 
-def measure(work: Work, runs: int) -> dict[str, list[float]]:
-    """Seconds of each run, all loaders in turn so that the machine's moods fall on all alike."""
-    expected = [ids[0].tolist() for ids in work.ready]
-    for name, loader in LOADERS.items():
-        if [ids[0].tolist() for ids in loader(work)] != expected:
-            raise SystemExit(f"{name} delivers other tokens; nothing was timed.")
-    seconds: dict[str, list[float]] = {name: [] for name in LOADERS}
+@dataclass
+class Figures:
+    """The runs of one loader."""
+
+    in_order: bool
+    seconds: list[float] = field(default_factory=list)
+    parts_ms: list[list[float]] = field(default_factory=list)  # first, body, end, close
+
+    def add(self, loop: Loop, stop: float) -> None:
+        """One more run, which ended then."""
+        marks = [loop.start, loop.first, loop.last, loop.ended, stop]
+        self.seconds.append(stop - loop.start)
+        self.parts_ms.append([(after - before) * 1e3 for before, after in pairwise(marks)])
+
+
+def lognormal(count: int, middle: float, p99: float, seed: int = 0) -> list[float]:
+    """So many load times with this median and 99th percentile, always the same."""
+    dice, sigma = random.Random(seed), math.log(p99 / middle) / P99_DEVIATIONS
+    return [middle * math.exp(sigma * dice.gauss(0.0, 1.0)) for _ in range(count)]
+
+
+def check(work: Work, contenders: list[Contender[Feed]]) -> None:
+    """Every loader must deliver every document once, with the right tokens, in order if it keeps order."""
+    expected = [(key, work.row(key, work.documents[key])[1].tolist()) for key in work.keys]
+    for each in contenders:
+        seen = each.run(work).seen
+        if (seen if each.in_order else sorted(seen)) != expected:
+            raise SystemExit(f"{each.name} delivers other tokens, or another order; nothing was timed.")
+
+
+def measure(work: Work, contenders: list[Contender[Feed]], runs: int) -> dict[str, Figures]:
+    """All loaders in turn, so that the machine's moods fall on all alike."""
+    figures = {each.name: Figures(each.in_order) for each in contenders}
     for _ in range(runs):
-        for name, loader in LOADERS.items():
-            start = time.perf_counter()
-            loader(work)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+        for each in contenders:
+            settle()
+            loop = each.run(work)
+            figures[each.name].add(loop, time.perf_counter())
+    return figures
 
 
-def report(work: Work, seconds: dict[str, list[float]]) -> Iterator[str]:
+def settle() -> None:
+    """Wait for the threads that a loader left behind: they must not take time from the next."""
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(timeout=1.0)
+
+
+def floors(work: Work, case: str) -> dict[str, float]:
+    """What nothing could beat, and with which promise; the first is the floor of the table."""
+    if case == "even":
+        return {"the first load, then every step": work.load_s[0] + len(work.documents) * work.step_s}
+
+    def floor(*, in_order: bool, window: int | None = None) -> float:
+        kept: dict[str, Any] = {"rows": work.rows, "in_flight": work.in_flight}
+        return ideal_s(work.load_s, work.step_s, in_order=in_order, window=window, **kept)
+
+    windows = (WIDE_ROWS_AHEAD, 2 * work.in_flight, work.in_flight)
+    return {
+        "as they complete": floor(in_order=False),
+        "in order, and as many held as that takes": floor(in_order=True),
+    } | {
+        f"in order, {window:,} at most from the first that is not there": floor(in_order=True, window=window)
+        for window in windows
+    }
+
+
+def report(what: str, known: dict[str, float], figures: dict[str, Figures]) -> Iterator[str]:
     """The table, fastest last."""
+    yield what
+    for promise, seconds in known.items():
+        yield f"  floor {seconds:8.3f} s: {promise}"
+    floor = next(iter(known.values()))
+    sleeps = median(figures[NOTHING].seconds) if NOTHING in figures else None
     yield (
-        f"{counted(len(work.documents), 'document')}, {work.load_s * 1e3:g} ms load, "
-        f"{work.step_s * 1e3:g} ms step, {counted(work.num_workers, 'worker')}, "
-        f"asyncio queue of {work.queue}; floor {work.floor_s:.3f} s"
+        f"{'loader':<46}{'order':>6}{'median s':>10}{'min':>8}{'max':>8}{'x floor':>9}"
+        f"{'' if sleeps is None else 'x sleeps':>9}"
+        f"{'first':>9}{'body':>8}{'end':>7}{'close':>7} ms"
     )
-    yield f"{'loader':<36}{'median s':>10}{'min':>8}{'max':>8}{'x floor':>10}{'x sleeps':>10}"
-    sleeps = median(seconds[NOTHING])
-    for name, values in sorted(seconds.items(), key=lambda item: -median(item[1])):
-        middle = median(values)
+    for name, each in sorted(figures.items(), key=lambda item: -median(item[1].seconds)):
+        middle = median(each.seconds)
+        parts = [median(values) for values in zip(*each.parts_ms, strict=True)]
         yield (
-            f"{name:<36}{middle:>10.4f}{min(values):>8.3f}{max(values):>8.3f}"
-            f"{middle / work.floor_s:>10.3f}{middle / sleeps:>10.3f}"
+            f"{name:<46}{'yes' if each.in_order else 'no':>6}{middle:>10.4f}{min(each.seconds):>8.3f}"
+            f"{max(each.seconds):>8.3f}{middle / floor:>9.3f}"
+            f"{'' if sleeps is None else format(middle / sleeps, '.3f'):>9}"
+            f"{parts[0]:>9.1f}{parts[1]:>8.0f}{parts[2]:>7.1f}{parts[3]:>7.1f}"
         )
 
 
-def conditions() -> dict[str, Any]:
-    """What the figures were taken on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "penstock": penstock.__version__,
-        "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
-    }
+def described(work: Work, case: str, given: argparse.Namespace) -> str:
+    """The work in words."""
+    times = f"{given.load_s * 1e3:g} ms load"
+    if case == "uneven":
+        times = f"lognormal load (median {given.load_s * 1e3:g} ms, p99 {given.load_p99_s * 1e3:g} ms)"
+    step = f"{work.step_s * 1e3:g} ms step" + (f" of {work.rows}" if work.rows > 1 else "")
+    return f"{counted(len(work.documents), 'document')}, {times}, {step}, {work.in_flight} loads at once"
+
+
+def make_work(case: str, given: argparse.Namespace) -> Work:
+    """What was asked for."""
+    texts = [
+        f"Document {index}: the water falls and the wheel begins to turn." for index in range(given.documents)
+    ]
+    load_s = [given.load_s] * given.documents
+    if case == "uneven":
+        load_s = lognormal(given.documents, given.load_s, given.load_p99_s)
+    tokenizer = penstock.Tokenizer.from_pretrained(MODEL)
+    return Work(texts, load_s, given.step_s, given.rows, given.workers, given.queue, tokenizer)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line; what was not given is the default of the case."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("case", nargs="?", choices=DEFAULTS, default="even")
+    parser.add_argument("--documents", type=int, help="default: 64; uneven 2,000")
+    parser.add_argument("--load-s", type=float, help="default: 0.05; uneven, the median, 0.02")
+    parser.add_argument("--load-p99-s", type=float, default=0.4, help="uneven: the 99th percentile")
+    parser.add_argument("--step-s", type=float, default=0.005)
+    parser.add_argument("--rows", type=int, help="documents of a step; default: 1; uneven 16")
+    parser.add_argument("--workers", type=int, help="loads at once; default: 16; uneven 64")
+    parser.add_argument("--queue", type=int, default=2, help="places in the queue of the tutorial's loader")
+    parser.add_argument("--runs", type=int, help="default: 7; uneven 1")
+    parser.add_argument("--only", help="loaders whose name holds this")
+    parser.add_argument("--json", type=Path, help="write the raw seconds here")
+    given = parser.parse_args()
+    for name, value in DEFAULTS[given.case].items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
+    return given
 
 
 def main() -> None:
     """Measure and print; with --json also write the raw seconds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--documents", type=int, default=64)
-    parser.add_argument("--load-s", type=float, default=0.05)
-    parser.add_argument("--step-s", type=float, default=0.005)
-    parser.add_argument("--workers", type=int, default=16)
-    parser.add_argument("--queue", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write the raw seconds here")
-    given = parser.parse_args()
-    texts = [
-        f"Document {index}: the water falls and the wheel begins to turn." for index in range(given.documents)
-    ]
-    tokenizer = penstock.Tokenizer.from_pretrained(MODEL)
-    work = Work(texts, given.load_s, given.step_s, given.workers, given.queue, tokenizer)
-    seconds = measure(work, given.runs)
-    print("\n".join(report(work, seconds)))
+    given = parsed()
+    able, absent = present(EVEN if given.case == "even" else UNEVEN)
+    contenders = [each for each in able if given.only is None or given.only in each.name]
+    for absence in absent:
+        print(f"left out: {absence}", flush=True)
+    work, measured_on = make_work(given.case, given), conditions()
+    small = min(given.documents, 4 * given.workers)
+    check(Work(**{**vars(work), "documents": work.documents[:small], "load_s": [0.001] * small}), contenders)
+    figures, known = measure(work, contenders, given.runs), floors(work, given.case)
+    what = described(work, given.case, given)
+    print("\n".join(report(what, known, figures)))
     if given.json:
-        asked = {name: value for name, value in vars(given).items() if name != "json"}
-        raw = {"asked": asked, "floor_s": work.floor_s, "seconds": seconds, "conditions": conditions()}
+        asked = {name: value for name, value in vars(given).items() if name not in ("json", "only")}
+        raw = {
+            "asked": asked,
+            "what": what,
+            "floors_s": known,
+            "seconds": {name: each.seconds for name, each in figures.items()},
+            "parts_ms": {name: each.parts_ms for name, each in figures.items()},
+            "left_out": absent,
+            "conditions": measured_on,
+        }
         given.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,9 +27,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from feed import conditions
-
 import penstock
+from contenders import conditions
 from penstock.sources import files
 from penstock.wording import counted
 

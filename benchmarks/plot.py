@@ -2,14 +2,14 @@
 
 A bar is a median, its thin line the range of the runs::
 
-    python benchmarks/plot.py benchmarks/results/feed-64x50ms.json
-    python benchmarks/plot.py benchmarks/results/tokenize-bpe.json
+    python benchmarks/plot.py benchmarks/results/*.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -17,10 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from penstock.wording import counted
 
-LABELS, BARS, VALUES = 250, 380, 70  # widths of the columns, in pixels
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LABELS, BARS, VALUES = 250, 380, 70  # widths of the columns, in pixels; labels may need more
+LETTER = 7
 ROW, HEAD, MARGIN = 22, 34, 16
 
 
@@ -65,18 +68,29 @@ class Picture:
     title: str
     unit: str
     panels: list[Panel]
+    is_logarithmic: bool = False
+
+    @property
+    def labels(self) -> int:
+        """Width of the column of labels."""
+        return max(LABELS, *(LETTER * len(bar.label) for panel in self.panels for bar in panel.bars))
 
 
 def picture_of(raw: dict[str, Any]) -> Picture:
-    """What the figures of ``feed.py``, ``pipeline.py`` or ``tokenize`` look like."""
-    machine = f"{raw['conditions']['cores']} cores, Python {raw['conditions']['python']}"
-    if "seconds" in raw:
+    """What the figures of a benchmark look like."""
+    conditions = raw["conditions"]
+    machine = f"{counted(conditions['cores'], 'core')}, Python {conditions['python']}"
+    if "handoffs" in raw:
+        title = (
+            f"From a worker's hand to the loop's: median microseconds, less is better, log scale ({machine})"
+        )
+        return Picture(title, "us", list(handoff_panels(raw["handoffs"])), is_logarithmic=True)
+    if "floors_s" in raw:
         bars = [Bar(name, runs, "penstock" in name) for name, runs in raw["seconds"].items()]
+        bars += [Bar(f"floor: {promise}", [seconds], False) for promise, seconds in raw["floors_s"].items()]
         bars.sort(key=lambda bar: median(bar.runs))
-        asked = raw["asked"]
-        times = f"{asked['load_s'] * 1e3:g} ms load, {asked['step_s'] * 1e3:g} ms step"
-        what = f"{asked['documents']} documents, {times}"
-        return Picture(f"Feeding a loop: seconds, less is better ({machine})", "s", [Panel(what, bars)])
+        title = f"Feeding a loop: seconds, less is better ({machine})"
+        return Picture(title, "s", [Panel(raw["what"], bars)])
     if "mb_s" in raw:
         bars = [Bar(name, runs, "penstock" in name) for name, runs in raw["mb_s"].items()]
         return Picture(f"From a file to batches: MB/s, more is better ({machine})", "MB/s", [Panel("", bars)])
@@ -95,9 +109,29 @@ def picture_of(raw: dict[str, Any]) -> Picture:
     return Picture(f"Text to {made}: MB/s on new text, more is better ({machine})", "MB/s", panels)
 
 
+def handoff_panels(results: list[dict[str, Any]]) -> Iterator[Panel]:
+    """A panel for each number of producers: how long an object of 1 ms of work is on its way."""
+    timed = [each for each in results if each["work"] != "none"]
+    for number in sorted({each["producers"] for each in timed}):
+        bars = [
+            Bar(label_of(each), [run["p50_us"] for run in each["runs"]], "penstock" in each["name"])
+            for each in timed
+            if each["producers"] == number
+        ]
+        bars.sort(key=lambda bar: median(bar.runs))
+        yield Panel(f"{counted(number, 'producer')}, {timed[0]['work']} of work an object", bars)
+
+
+def label_of(handoff: dict[str, Any]) -> str:
+    """Its name, and what it lacks."""
+    promises = {"order": handoff["in_order"], "bound": handoff["is_bounded"]}
+    lacks = ", ".join(f"no {promise}" for promise, is_kept in promises.items() if not is_kept)
+    return f"{handoff['name']} ({lacks})" if lacks else f"{handoff['name']}"
+
+
 def svg(picture: Picture, theme: Theme) -> Iterator[str]:
     """The lines of an SVG file."""
-    width = 2 * MARGIN + LABELS + BARS + VALUES
+    width = 2 * MARGIN + picture.labels + BARS + VALUES
     height = 2 * MARGIN + HEAD + sum(HEAD + ROW * len(panel.bars) for panel in picture.panels)
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -110,23 +144,33 @@ def svg(picture: Picture, theme: Theme) -> Iterator[str]:
     for panel in picture.panels:
         yield text(MARGIN, top + 18, panel.title, theme.faint)
         top += HEAD
-        most = max(max(bar.runs) for bar in panel.bars)
+        pixels = scale(max(max(bar.runs) for bar in panel.bars), is_logarithmic=picture.is_logarithmic)
         for bar in panel.bars:
-            yield from row(bar, top, BARS / most, picture.unit, theme)
+            yield from row(bar, (MARGIN + picture.labels, top), pixels, picture.unit, theme)
             top += ROW
     yield "</svg>"
 
 
-def row(bar: Bar, top: int, scale: float, unit: str, theme: Theme) -> Iterator[str]:
-    """A contender's line."""
-    left, middle = MARGIN + LABELS, top + ROW / 2
+def scale(most: float, *, is_logarithmic: bool) -> Callable[[float], float]:
+    """How long a bar is: the longest has the whole column; on a logarithmic scale 1 has no length."""
+    if is_logarithmic:
+        return lambda value: BARS * math.log(max(1.0, value)) / math.log(max(2.0, most))
+    return lambda value: value * (BARS / most)
+
+
+def row(
+    bar: Bar, place: tuple[int, int], pixels: Callable[[float], float], unit: str, theme: Theme
+) -> Iterator[str]:
+    """A contender's line; its bar begins at this place."""
+    left, top = place
+    middle = top + ROW / 2
     color = theme.ours if bar.is_ours else theme.others
     yield text(
         left - 8, middle + 4, bar.label, theme.ink, anchor="end", weight="600" if bar.is_ours else "400"
     )
-    length = median(bar.runs) * scale
+    length = pixels(median(bar.runs))
     yield f'<rect x="{left}" y="{top + 3}" width="{length:.1f}" height="{ROW - 6}" rx="2" fill="{color}"/>'
-    low, high = left + min(bar.runs) * scale, left + max(bar.runs) * scale
+    low, high = left + pixels(min(bar.runs)), left + pixels(max(bar.runs))
     yield (
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="{theme.ink}" '
         'stroke-width="1.5"/>'

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.demo import CORPUS, MODEL
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-FEED, PIPELINE, BUSY = (BENCHMARKS / name for name in ("feed.py", "pipeline.py", "busy.py"))
+PEERS = [name for name in ("torchdata", "spdl") if importlib.util.find_spec(name)]
+"""Those that are installed: the group ``bench``."""
 
 
-def test_feed_measures_every_loader_and_keeps_the_raw_seconds(tmp_path: Path) -> None:
-    raw = tmp_path / "feed.json"
-    small = ["--documents", "4", "--load-s", "0.001", "--step-s", "0.001", "--runs", "2", "--json", str(raw)]
-    done = subprocess.run(
-        [sys.executable, str(FEED), *small], capture_output=True, text=True, timeout=55, check=False
+def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A benchmark as its users run it."""
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env=os.environ | environment,
     )
-    assert done.returncode == 0, done.stderr
-    assert "penstock.Prefetcher" in done.stdout
-    seconds = json.loads(raw.read_text(encoding="utf-8"))["seconds"]
-    assert len(seconds) == 6
-    assert all(len(values) == 2 for values in seconds.values())
-    assert bars_of_plots(raw) == [1 + 6, 1 + 6]
 
 
 def test_busy_times_the_steps_of_a_loop_beside_every_kind_of_work(tmp_path: Path) -> None:
     raw = tmp_path / "busy.json"
-    small = ["--workers", "2", "--steps", "5", "--runs", "2", "--json", str(raw)]
-    done = subprocess.run(
-        [sys.executable, str(BUSY), *small], capture_output=True, text=True, timeout=55, check=False
-    )
+    done = run("busy.py", "--workers", 2, "--steps", 5, "--runs", 2, "--json", raw)
     assert done.returncode == 0, done.stderr
     seconds = json.loads(raw.read_text(encoding="utf-8"))["seconds"]
     assert len(seconds) == 5
@@ -60,19 +62,208 @@ def test_every_result_has_pictures_of_its_own_figures(path: Path, tmp_path: Path
         assert (tmp_path / name).read_bytes() == path.with_name(name).read_bytes(), "run benchmarks/plot.py"
 
 
-def run_pipeline(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(PIPELINE), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
+# --- feed -------------------------------------------------------------------------------------------------
+
+EVENLY = ["--documents", 4, "--load-s", 0.001, "--step-s", 0.001, "--workers", 2, "--runs", 2]
+UNEVENLY = ["--documents", 24, "--load-s", 0.001, "--load-p99-s", 0.02, "--workers", 4, "--rows", 4]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("case", "small", "runs", "own", "of_peers"),
+    [
+        ("even", EVENLY, 2, 10, {"torchdata": 2, "spdl": 2}),
+        ("uneven", UNEVENLY, 1, 9, {"torchdata": 2, "spdl": 3}),
+    ],
+)
+def test_feed_measures_every_loader_and_keeps_the_raw_seconds(
+    case: str, small: list[object], runs: int, own: int, of_peers: dict[str, int], tmp_path: Path
+) -> None:
+    raw = tmp_path / "feed.json"
+    done = run("feed.py", case, *small, "--json", raw)
+    assert done.returncode == 0, done.stderr
+    assert "penstock.Prefetcher" in done.stdout
+    figures = json.loads(raw.read_text(encoding="utf-8"))
+    contenders = own + sum(of_peers[peer] for peer in PEERS)
+    assert len(figures["seconds"]) == contenders
+    assert all(len(values) == runs for values in figures["seconds"].values())
+    for name, values in figures["seconds"].items():
+        assert [sum(parts) / 1e3 for parts in figures["parts_ms"][name]] == pytest.approx(values)
+    assert len(figures["left_out"]) == own + sum(of_peers.values()) - contenders
+    assert bars_of_plots(raw) == [1 + contenders + len(figures["floors_s"])] * 2  # the paper is one, too
+
+
+def test_feed_names_the_peers_that_are_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "spdl").mkdir()  # hides an installed one: it holds no pipeline
+    (tmp_path / "spdl" / "__init__.py").touch()
+    places = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    done = run("feed.py", *EVENLY, "--only", "SPDL", PYTHONPATH=places)
+    assert done.returncode == 0, done.stderr
+    assert "left out: SPDL, threads: No module named 'spdl.pipeline'" in done.stdout
+    assert "--group bench" in done.stdout
+
+
+WRONG_ORDER = """
+import sys
+sys.path.insert(0, {folder!r})
+from contenders import Contender, feeding
+def backwards(work):
+    loop = feeding.sequential(work)
+    loop.seen.reverse()
+    return loop
+feeding.EVEN.append(Contender("backwards", backwards))
+sys.argv = ["feed.py", "--documents", "4", "--load-s", "0", "--only", "backwards"]
+import feed
+feed.main()
+"""
+
+
+def test_feed_times_nothing_when_a_loader_delivers_another_order() -> None:
+    code = WRONG_ORDER.format(folder=str(BENCHMARKS))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
+    assert done.returncode == 1
+    assert "backwards delivers other tokens, or another order; nothing was timed" in done.stderr
+    assert "x floor" not in done.stdout
+
+
+# --- the floors -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def floors() -> ModuleType:
+    path = BENCHMARKS / "contenders" / "floors.py"
+    spec = importlib.util.spec_from_file_location("floors", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tick_by_tick(
+    load: list[int], step: int, *, rows: int, in_flight: int, in_order: bool, window: int | None
+) -> int:
+    """The ideal loader, slow and obvious: everything that may happen happens, tick by tick."""
+    num_started, starts, num_taken, busy_until, now = 0, [0] * len(load), 0, 0, 0
+    while num_taken < len(load) or now < busy_until:
+        is_there = [at < num_started and starts[at] + load[at] <= now for at in range(len(load))]
+        first = is_there.index(False) if False in is_there else len(load)
+        while (
+            num_started < len(load)
+            and num_started - sum(is_there) < in_flight
+            and (window is None or num_started - first < window)
+        ):
+            starts[num_started] = now
+            num_started += 1
+        ready = (first if in_order else sum(is_there)) - num_taken
+        if now >= busy_until and (ready >= rows or 0 < ready == len(load) - num_taken):
+            num_taken += min(ready, rows)
+            busy_until = now + step
+        now += 1
+    return busy_until
+
+
+@given(
+    load=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    step=st.integers(1, 4),
+    rows=st.integers(1, 4),
+    in_flight=st.integers(1, 5),
+    window=st.none() | st.integers(1, 8),
+)
+def test_the_floor_is_that_of_a_loader_watched_tick_by_tick(
+    floors: ModuleType, load: list[int], step: int, rows: int, in_flight: int, window: int | None
+) -> None:
+    for in_order, bound in ((True, window), (False, None)):
+        promise: dict[str, Any] = {"rows": rows, "in_flight": in_flight}
+        promise |= {"in_order": in_order, "window": bound}
+        assert floors.ideal_s(list(map(float, load)), float(step), **promise) == tick_by_tick(
+            load, step, **promise
+        )
+
+
+# --- handoff ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+def test_handoff_measures_every_handoff_and_keeps_the_raw_figures(tmp_path: Path) -> None:
+    raw = tmp_path / "handoff.json"
+    done = run("handoff.py", "--producers", 2, "--runs", 1, "--seconds", 0.01, "--json", raw)
+    assert done.returncode == 0, done.stderr
+    assert "p50 / p99" in done.stdout
+    figures = json.loads(raw.read_text(encoding="utf-8"))
+    contenders = 10 + sum({"torchdata": 2, "spdl": 1}[peer] for peer in PEERS)
+    assert len(figures["left_out"]) == 13 - contenders
+    assert len(figures["handoffs"]) == 2 * contenders  # with 1 ms of work, and with none
+    for each in figures["handoffs"]:
+        (only,) = each["runs"]
+        assert only["items"] >= 100
+        assert 0 < only["p50_us"] <= only["p99_us"]
+    simple = next(each for each in figures["handoffs"] if each["name"] == "queue.SimpleQueue")
+    assert (simple["in_order"], simple["is_bounded"]) == (False, False)  # the table says what it lacks
+    assert len(figures["pairs_ns"]) == 5
+    assert bars_of_plots(raw) == [1 + contenders] * 2
+
+
+LOSING = """
+import sys
+sys.path.insert(0, {folder!r})
+import handoff
+from contenders import Contender
+from contenders.handing import queue_queue
+case = {case}
+handoff.timed(Contender("losing", case, in_order={in_order}), 1, 0.0, 0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "in_order"),
+    [("lambda case: queue_queue(case)[:-1]", False), ("lambda case: queue_queue(case)[::-1]", True)],
+)
+def test_handoff_times_nothing_that_loses_items_or_their_order(case: str, in_order: bool) -> None:
+    code = LOSING.format(folder=str(BENCHMARKS), case=case, in_order=in_order)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
+    assert done.returncode == 1
+    assert "losing delivers other items, or another order; nothing was timed" in done.stderr
+
+
+# --- tutorial ---------------------------------------------------------------------------------------------
+
+
+def test_tutorial_scores_alike_in_all_four_forms(tmp_path: Path) -> None:
+    raw = tmp_path / "tutorial.json"
+    done = run("tutorial.py", "--size", "small", "--load-s", 0.01, "--runs", 2, "--json", raw)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(raw.read_text(encoding="utf-8"))
+    assert list(figures["seconds"])[-1] == "penstock.Prefetcher"
+    assert [len(values) for values in figures["seconds"].values()] == [2, 2, 2, 2]
+    assert len(figures["scores"]) == 5
+    assert bars_of_plots(raw) == [1 + 4 + 1, 1 + 4 + 1]
+
+
+OTHER_SCORES = """
+import sys
+sys.path.insert(0, {folder!r})
+import tutorial
+tutorial.FORMS["backwards"] = lambda example: tutorial.sequential(example)[::-1]
+sys.argv = ["tutorial.py", "--size", "small", "--load-s", "0"]
+tutorial.main()
+"""
+
+
+def test_tutorial_shows_no_times_when_scores_differ() -> None:
+    code = OTHER_SCORES.format(folder=str(BENCHMARKS))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
+    assert done.returncode == 1
+    assert "backwards gives other scores; nothing was timed" in done.stderr
+    assert "speed-up" not in done.stdout
+
+
+# --- pipeline ---------------------------------------------------------------------------------------------
 
 
 def test_pipeline_measures_every_part_and_keeps_the_raw_figures(tmp_path: Path) -> None:
     raw = tmp_path / "pipeline.json"
-    done = run_pipeline("--file", CORPUS, "--tokenizer", MODEL, "--runs", 2, "--json", raw)
+    done = run("pipeline.py", "--file", CORPUS, "--tokenizer", MODEL, "--runs", 2, "--json", raw)
     assert done.returncode == 0, done.stderr
     for words in (
         "reader alone",
@@ -92,6 +283,6 @@ def test_pipeline_measures_every_part_and_keeps_the_raw_figures(tmp_path: Path) 
 
 def test_pipeline_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PENSTOCK_TEST_DATA", raising=False)
-    done = run_pipeline("--runs", 1)
+    done = run("pipeline.py", "--runs", 1)
     assert done.returncode == 2
     assert "give --file and --tokenizer" in done.stderr

@@ -16,7 +16,10 @@ from penstock.errors import ConfigError
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="feed, pipeline or tokenize; each has a --help.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="feed, handoff, pipeline, tokenize or tutorial; each has a --help."
+        ),
     ],
 ) -> None:
     """Run a benchmark; arguments after its name are its own. Needs a clone of the repository."""
