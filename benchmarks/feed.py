@@ -13,7 +13,8 @@ the same order where they promise one::
 even: all loads take the same time. The floor is ``load + documents * step``: the first load, then every step.
 "Nothing to load" is a loop that sleeps for just that: what this machine makes of the floor. first, body, end
 and close are the milliseconds to the first document, from there to the end of the last step, until the loader
-says that this was all, and until it is closed.
+says that this was all, and until its last thread is gone. (torchdata.nodes has no close: its threads look
+every 0.1 s whether to end, which its seconds do not show and its close does.)
 
 uneven: lognormal loads (median 20 ms, 99th percentile 400 ms), 64 at once. The floor is an ideal loader,
 simulated (``contenders/floors.py``): it starts documents in the order of the source, 64 at once, and loses
@@ -64,9 +65,9 @@ class Figures:
     seconds: list[float] = field(default_factory=list)
     parts_ms: list[list[float]] = field(default_factory=list)  # first, body, end, close
 
-    def add(self, loop: Loop, stop: float) -> None:
-        """One more run, which ended then."""
-        marks = [loop.start, loop.first, loop.last, loop.ended, stop]
+    def add(self, loop: Loop, stop: float, gone: float) -> None:
+        """One more run, which ended then, and the last of its threads."""
+        marks = [loop.start, loop.first, loop.last, loop.ended, gone]
         self.seconds.append(stop - loop.start)
         self.parts_ms.append([(after - before) * 1e3 for before, after in pairwise(marks)])
 
@@ -91,18 +92,19 @@ def measure(work: Work, contenders: list[Contender[Feed]], runs: int) -> dict[st
     figures = {each.name: Figures(each.in_order) for each in contenders}
     for _ in range(runs):
         for each in contenders:
-            settle()
+            gc.collect()
             loop = each.run(work)
-            figures[each.name].add(loop, time.perf_counter())
+            stop = time.perf_counter()
+            figures[each.name].add(loop, stop, last_thread_gone())
     return figures
 
 
-def settle() -> None:
-    """Wait for the threads that a loader left behind: they must not take time from the next."""
-    gc.collect()
+def last_thread_gone() -> float:
+    """When the threads that a loader left behind have ended; they would take time from the next."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(timeout=1.0)
+    return time.perf_counter()
 
 
 def floors(work: Work, case: str) -> dict[str, float]:

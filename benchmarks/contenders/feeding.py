@@ -290,10 +290,7 @@ def data_loader(num_workers: Callable[[Work], int]) -> Feed:
 
 
 def torchdata_nodes(*, in_order: bool, prefetch: int) -> Feed:
-    """``torchdata.nodes``: ParallelMapper in threads, and a Prefetcher behind it or none.
-
-    It has no close: its threads look every 0.1 s whether they should end, after the run that is timed.
-    """
+    """``torchdata.nodes``: ParallelMapper in threads, and a Prefetcher behind it or none."""
 
     def feed(work: Work) -> Loop:
         from torchdata import nodes

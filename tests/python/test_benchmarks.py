@@ -88,7 +88,9 @@ def test_feed_measures_every_loader_and_keeps_the_raw_seconds(
     assert len(figures["seconds"]) == contenders
     assert all(len(values) == runs for values in figures["seconds"].values())
     for name, values in figures["seconds"].items():
-        assert [sum(parts) / 1e3 for parts in figures["parts_ms"][name]] == pytest.approx(values)
+        for seconds, parts in zip(values, figures["parts_ms"][name], strict=True):
+            assert min(parts) >= 0
+            assert sum(parts) / 1e3 >= seconds  # the last thread may outlive the run
     assert len(figures["left_out"]) == own + sum(of_peers.values()) - contenders
     assert bars_of_plots(raw) == [1 + contenders + len(figures["floors_s"])] * 2  # the paper is one, too
 
