@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,11 +16,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import penstock
 from penstock.demo import CORPUS, MODEL
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PEERS = [name for name in ("torchdata", "spdl") if importlib.util.find_spec(name)]
 """Those that are installed: the group ``bench``."""
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[None]:
+    """The scripts can be imported, as one of them imports another."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(BENCHMARKS)):
+            del sys.modules[name]
 
 
 def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -105,41 +118,24 @@ def test_feed_names_the_peers_that_are_not_installed(tmp_path: Path) -> None:
     assert "--group bench" in done.stdout
 
 
-WRONG_ORDER = """
-import sys
-sys.path.insert(0, {folder!r})
-from contenders import Contender, feeding
-def backwards(work):
-    loop = feeding.sequential(work)
-    loop.seen.reverse()
-    return loop
-feeding.EVEN.append(Contender("backwards", backwards))
-sys.argv = ["feed.py", "--documents", "4", "--load-s", "0", "--only", "backwards"]
-import feed
-feed.main()
-"""
+def test_feed_times_nothing_when_a_loader_delivers_another_order(modules: None) -> None:
+    import feed
+    from contenders import Contender, feeding
 
+    def backwards(work: feeding.Work) -> feeding.Loop:
+        loop = feeding.sequential(work)
+        loop.seen.reverse()
+        return loop
 
-def test_feed_times_nothing_when_a_loader_delivers_another_order() -> None:
-    code = WRONG_ORDER.format(folder=str(BENCHMARKS))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
-    assert done.returncode == 1
-    assert "backwards delivers other tokens, or another order; nothing was timed" in done.stderr
-    assert "x floor" not in done.stdout
+    tokenizer = penstock.Tokenizer.from_pretrained(MODEL)
+    work = feeding.Work(["one", "two"], [0.0, 0.0], 0.0, 1, 2, 2, tokenizer)
+    feed.check(work, [Contender("in order", feeding.sequential)])
+    feed.check(work, [Contender("backwards", backwards, in_order=False)])
+    with pytest.raises(SystemExit, match="backwards delivers other tokens, or another order; nothing was"):
+        feed.check(work, [Contender("backwards", backwards)])
 
 
 # --- the floors -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def floors() -> ModuleType:
-    path = BENCHMARKS / "contenders" / "floors.py"
-    spec = importlib.util.spec_from_file_location("floors", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def tick_by_tick(
@@ -173,14 +169,14 @@ def tick_by_tick(
     window=st.none() | st.integers(1, 8),
 )
 def test_the_floor_is_that_of_a_loader_watched_tick_by_tick(
-    floors: ModuleType, load: list[int], step: int, rows: int, in_flight: int, window: int | None
+    modules: None, load: list[int], step: int, rows: int, in_flight: int, window: int | None
 ) -> None:
+    from contenders.floors import ideal_s
+
     for in_order, bound in ((True, window), (False, None)):
         promise: dict[str, Any] = {"rows": rows, "in_flight": in_flight}
         promise |= {"in_order": in_order, "window": bound}
-        assert floors.ideal_s(list(map(float, load)), float(step), **promise) == tick_by_tick(
-            load, step, **promise
-        )
+        assert ideal_s(list(map(float, load)), float(step), **promise) == tick_by_tick(load, step, **promise)
 
 
 # --- handoff ----------------------------------------------------------------------------------------------
@@ -206,31 +202,26 @@ def test_handoff_measures_every_handoff_and_keeps_the_raw_figures(tmp_path: Path
     assert bars_of_plots(raw) == [1 + contenders] * 2
 
 
-LOSING = """
-import sys
-sys.path.insert(0, {folder!r})
-import handoff
-from contenders import Contender
-from contenders.handing import queue_queue
-case = {case}
-handoff.timed(Contender("losing", case, in_order={in_order}), 1, 0.0, 0.01)
-"""
+@pytest.mark.parametrize("in_order", [True, False])
+def test_handoff_times_nothing_that_loses_items_or_their_order(modules: None, in_order: bool) -> None:
+    import handoff
+    from contenders import Contender, handing
 
+    def losing(case: handing.Case) -> list[handing.Arrival]:
+        arrived = handing.queue_queue(case)
+        return arrived[::-1] if in_order else arrived[:-1]
 
-@pytest.mark.parametrize(
-    ("case", "in_order"),
-    [("lambda case: queue_queue(case)[:-1]", False), ("lambda case: queue_queue(case)[::-1]", True)],
-)
-def test_handoff_times_nothing_that_loses_items_or_their_order(case: str, in_order: bool) -> None:
-    code = LOSING.format(folder=str(BENCHMARKS), case=case, in_order=in_order)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
-    assert done.returncode == 1
-    assert "losing delivers other items, or another order; nothing was timed" in done.stderr
+    assert (
+        handoff.timed(Contender("good", handing.queue_queue, in_order=in_order), 1, 0.0, 0.0)["items"] == 100
+    )
+    with pytest.raises(ValueError, match="losing delivers other items, or another order; nothing was timed"):
+        handoff.timed(Contender("losing", losing, in_order=in_order), 1, 0.0, 0.0)
 
 
 # --- tutorial ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(120)
 def test_tutorial_scores_alike_in_all_four_forms(tmp_path: Path) -> None:
     raw = tmp_path / "tutorial.json"
     done = run("tutorial.py", "--size", "small", "--load-s", 0.01, "--runs", 2, "--json", raw)
@@ -242,22 +233,16 @@ def test_tutorial_scores_alike_in_all_four_forms(tmp_path: Path) -> None:
     assert bars_of_plots(raw) == [1 + 4 + 1, 1 + 4 + 1]
 
 
-OTHER_SCORES = """
-import sys
-sys.path.insert(0, {folder!r})
-import tutorial
-tutorial.FORMS["backwards"] = lambda example: tutorial.sequential(example)[::-1]
-sys.argv = ["tutorial.py", "--size", "small", "--load-s", "0"]
-tutorial.main()
-"""
+def test_tutorial_times_nothing_when_scores_differ(modules: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tutorial
 
+    def backwards(example: tutorial.Example) -> list[float]:
+        return tutorial.sequential(example)[::-1]
 
-def test_tutorial_shows_no_times_when_scores_differ() -> None:
-    code = OTHER_SCORES.format(folder=str(BENCHMARKS))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55)
-    assert done.returncode == 1
-    assert "backwards gives other scores; nothing was timed" in done.stderr
-    assert "speed-up" not in done.stdout
+    example = tutorial.Example(load_s=0.0, size="small")
+    monkeypatch.setitem(tutorial.FORMS, "backwards", backwards)
+    with pytest.raises(SystemExit, match="backwards gives other scores; nothing was timed"):
+        tutorial.measure(example, runs=1)
 
 
 # --- pipeline ---------------------------------------------------------------------------------------------
