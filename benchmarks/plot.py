@@ -175,7 +175,9 @@ def row(
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="{theme.ink}" '
         'stroke-width="1.5"/>'
     )
-    yield text(left + BARS + 8, middle + 4, f"{median(bar.runs):.3g} {unit}", theme.ink)
+    value = median(bar.runs)
+    number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    yield text(left + BARS + 8, middle + 4, f"{number} {unit}", theme.ink)
 
 
 def text(x: float, y: float, words: str, color: str, *, anchor: str = "start", weight: str = "400") -> str:
