@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LABELS, BARS, VALUES = 250, 380, 70  # widths of the columns, in pixels; labels may need more
-LETTER = 7
+LETTER = 8
 ROW, HEAD, MARGIN = 22, 34, 16
 
 
@@ -82,7 +82,7 @@ def picture_of(raw: dict[str, Any]) -> Picture:
     machine = f"{counted(conditions['cores'], 'core')}, Python {conditions['python']}"
     if "handoffs" in raw:
         title = (
-            f"From a worker's hand to the loop's: median microseconds, less is better, log scale ({machine})"
+            f"Handing an object over: median microseconds, log scale, less is better ({machine})"
         )
         return Picture(title, "us", list(handoff_panels(raw["handoffs"])), is_logarithmic=True)
     if "floors_s" in raw:
