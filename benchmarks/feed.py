@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 P99_DEVIATIONS = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "even": {"documents": 64, "load_s": 0.05, "workers": 16, "rows": 1, "runs": 7},
+    "even": {"documents": 64, "load_s": 0.05, "workers": 16, "rows": 1, "runs": 5},
     "uneven": {"documents": 2000, "load_s": 0.02, "workers": 64, "rows": 16, "runs": 1},
 }
 
@@ -183,7 +183,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="documents of a step; default: 1; uneven 16")
     parser.add_argument("--workers", type=int, help="loads at once; default: 16; uneven 64")
     parser.add_argument("--queue", type=int, default=2, help="places in the queue of the tutorial's loader")
-    parser.add_argument("--runs", type=int, help="default: 7; uneven 1")
+    parser.add_argument("--runs", type=int, help="default: 5; uneven 1")
     parser.add_argument("--only", help="loaders whose name holds this")
     parser.add_argument("--json", type=Path, help="write the raw seconds here")
     given = parser.parse_args()

@@ -81,9 +81,7 @@ def picture_of(raw: dict[str, Any]) -> Picture:
     conditions = raw["conditions"]
     machine = f"{counted(conditions['cores'], 'core')}, Python {conditions['python']}"
     if "handoffs" in raw:
-        title = (
-            f"Handing an object over: median microseconds, log scale, less is better ({machine})"
-        )
+        title = f"Handing an object over: median microseconds, log scale, less is better ({machine})"
         return Picture(title, "us", list(handoff_panels(raw["handoffs"])), is_logarithmic=True)
     if "floors_s" in raw:
         bars = [Bar(name, runs, "penstock" in name) for name, runs in raw["seconds"].items()]
