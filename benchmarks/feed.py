@@ -11,7 +11,7 @@ the same order where they promise one::
     penstock bench feed uneven --documents 10000
 
 even: all loads take the same time. The floor is ``load + documents * step``: the first load, then every step.
-"Nothing to load" is a loop that sleeps for just that: what this machine makes of the floor. first, body, end
+"Nothing to load" is a loop that just sleeps so long: what this machine makes of the floor. first, body, end
 and close are the milliseconds to the first document, from there to the end of the last step, until the loader
 says that this was all, and until its last thread is gone. (torchdata.nodes has no close: its threads look
 every 0.1 s whether to end, which its seconds do not show and its close does.)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
 import time
 import warnings
 from collections import deque
@@ -119,6 +120,27 @@ def nothing_to_load(work: Work) -> Loop:
     time.sleep(work.load_s[0])
     for rows in steps_of(ready, work):
         loop.step(rows)
+    return loop.end()
+
+
+def nothing_to_load_unevenly(work: Work) -> Loop:
+    """No loader at all: threads that sleep and say so, the documents ready."""
+    ready = [work.row(key, work.documents[key]) for key in work.keys]
+    loop, keys = Loop(work), iter(work.keys)
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def sleeper() -> None:
+        for key in keys:
+            time.sleep(work.load_s[key])
+            done.put(key)
+
+    threads = [threading.Thread(target=sleeper) for _ in range(work.in_flight)]
+    for thread in threads:
+        thread.start()
+    for rows in steps_of((ready[done.get()] for _ in work.keys), work):
+        loop.step(rows)
+    for thread in threads:
+        thread.join()
     return loop.end()
 
 
@@ -387,6 +409,7 @@ EVEN: list[Contender[Feed]] = [
 """Loads that all take the same time: order costs nothing."""
 
 UNEVEN: list[Contender[Feed]] = [
+    Contender(NOTHING, nothing_to_load_unevenly, in_order=False),
     Contender("asyncio, window, step in a thread", asyncio_window),
     Contender("asyncio, as completed", asyncio_as_completed, in_order=False),
     Contender("futures window", futures_window),

@@ -86,7 +86,7 @@ UNEVENLY = ["--documents", 24, "--load-s", 0.001, "--load-p99-s", 0.02, "--worke
     ("case", "small", "runs", "own", "of_peers"),
     [
         ("even", EVENLY, 2, 10, {"torchdata": 2, "spdl": 2}),
-        ("uneven", UNEVENLY, 1, 9, {"torchdata": 2, "spdl": 3}),
+        ("uneven", UNEVENLY, 1, 10, {"torchdata": 2, "spdl": 3}),
     ],
 )
 def test_feed_measures_every_loader_and_keeps_the_raw_seconds(
