@@ -255,12 +255,11 @@ def ring_free(case: Case) -> list[Arrival]:
     """``Ring(64)``, tickets drawn when an item is put: the order is that of completion."""
     from penstock._core import Ring
 
-    ring, tickets, feeder = Ring(BOUND), count(), threading.Lock()
+    ring, feeder = Ring(BOUND), threading.Lock()
 
     def put(item: Item) -> None:
         with feeder:  # one thread at a time is the feeder
-            ring.claim(next(tickets))
-        ring.publish_next(item)
+            ring.put(item)
 
     return free_producers(case, put, lambda: taken(ring))
 
@@ -284,9 +283,8 @@ def ring_in_order(case: Case) -> list[Arrival]:
 
 
 def taken(ring: Any) -> Any:
-    """The next item of a ring, its slot given back."""
-    ticket, item = ring.take()
-    ring.recycle(ticket)
+    """The next item of a ring."""
+    _, item = ring.take()
     return item
 
 
@@ -377,16 +375,25 @@ def future_pairs(pairs: int) -> None:
 
 
 def ring_pairs(pairs: int) -> None:
-    """claim, publish; take, recycle."""
+    """put, take."""
     from penstock._core import Ring
 
     ring, item = Ring(BOUND), object()
-    claim, publish, take, recycle = ring.claim, ring.publish, ring.take, ring.recycle
-    for ticket in range(pairs):
-        claim(ticket)
-        publish(ticket, item)
+    put, take = ring.put, ring.take
+    for _ in range(pairs):
+        put(item)
         take()
-        recycle(ticket)
+
+
+def ring_in_bulk(pairs: int) -> None:
+    """Put and take_ready, 32 at once: what was taken keeps its slots until the next call."""
+    from penstock._core import Ring
+
+    ring, items = Ring(BOUND), [object()] * (BOUND // 2)
+    put, take_ready = ring.put, ring.take_ready
+    for _ in range(pairs // len(items)):
+        put(*items)
+        take_ready(len(items))
 
 
 PAIRS: dict[str, Callable[[int], None]] = {
@@ -394,5 +401,6 @@ PAIRS: dict[str, Callable[[int], None]] = {
     "queue.SimpleQueue: put, get": simple_queue_pairs,
     "queue.Queue: put, get": queue_pairs,
     "Future: make, set_result, result": future_pairs,
-    "penstock ring: claim, publish, take, recycle": ring_pairs,
+    "penstock ring: put, take": ring_pairs,
+    "penstock ring: put, take_ready, 32 at once": ring_in_bulk,
 }

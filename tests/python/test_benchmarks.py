@@ -198,7 +198,7 @@ def test_handoff_measures_every_handoff_and_keeps_the_raw_figures(tmp_path: Path
         assert 0 < only["p50_us"] <= only["p99_us"]
     simple = next(each for each in figures["handoffs"] if each["name"] == "queue.SimpleQueue")
     assert (simple["in_order"], simple["is_bounded"]) == (False, False)  # the table says what it lacks
-    assert len(figures["pairs_ns"]) == 5
+    assert len(figures["pairs_ns"]) == 6
     assert bars_of_plots(raw) == [1 + contenders] * 2
 
 

@@ -18,7 +18,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="feed, handoff, pipeline, tokenize or tutorial; each has a --help."
+            metavar="NAME", help="busy, feed, handoff, pipeline, tokenize or tutorial; each has a --help."
         ),
     ],
 ) -> None:
