@@ -253,7 +253,8 @@ cancelled. A ring uses either this or publish.)"),
         method("put", put, METH_FASTCALL, R"(put(self, *items: typing.Any) -> int
 
 Feeder only: claims the next ticket for each item and publishes it there; blocks while there is no room.
-Returns how many went in: fewer than there are once closed or cancelled. Interrupted by Ctrl-C, some are in.)"),
+Returns how many went in: fewer than there are once closed or cancelled. Interrupted by Ctrl-C, some are in.
+What the consumer took last keeps its slots until it comes for more: a thread that is both must leave room.)"),
         method("take", take, METH_FASTCALL | METH_KEYWORDS,
                R"(take(self, timeout: float | None = None) -> tuple[int, typing.Any] | None
 

@@ -126,10 +126,16 @@ class Encoder:
         rows.unit = chunk.unit
         return _without_failed(rows)
 
-    def row(self, text: str, index: int) -> Rows:
-        """Tokenize the text of one row of which nothing is kept, without a detour over Arrow. Blocks."""
-        size = np.array([num_bytes(text)])
-        rows = self._rows_of_texts([self._prompt + text], None, size, _At("rows", index))
+    def row(self, plain: str | Array, index: int) -> Rows:
+        """The text or the ids of one row of which nothing is kept, without a detour over Arrow. Blocks."""
+        if isinstance(plain, str):
+            size = np.array([num_bytes(plain)])
+            rows = self._rows_of_texts([self._prompt + plain], None, size, _At("rows", index))
+        else:
+            size = np.array([plain.nbytes])
+            offsets = np.array([0, len(plain)])
+            ids, begins = self._truncated_ids(plain, offsets)
+            rows = Rows(ids, begins, np.zeros(1, np.int64), np.empty(0, np.int64), size)
         rows.index = np.array([index])
         return _without_failed(rows)
 
@@ -182,16 +188,19 @@ class Encoder:
         column = pc.if_else(pc.is_valid(column), column, pa.scalar([], column.type))
         ids = column.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
-        begins = np.concatenate([[0], np.cumsum(lengths)])
-        if self._max_length is not None:
-            keep = np.minimum(lengths, self._max_length)
-            firsts = begins[:-1] if self._truncation == "right" else begins[1:] - keep
-            ids = np.concatenate(
-                [ids[:0], *(ids[b : b + n] for b, n in zip(firsts, keep, strict=True))], dtype=np.int32
-            )
-            begins = np.concatenate([[0], np.cumsum(keep)])
+        ids, begins = self._truncated_ids(ids, np.concatenate([[0], np.cumsum(lengths)]))
         empty = np.empty(0, np.int64)
         return Rows(ids=ids, offsets=begins, row=np.arange(len(lengths)), index=empty, text_bytes=text_bytes)
+
+    def _truncated_ids(self, ids: Array, begins: Array) -> tuple[Array, Array]:
+        """Ids and where each row begins, no row longer than ``max_length``."""
+        lengths = np.diff(begins)
+        if self._max_length is None or not (lengths > self._max_length).any():
+            return ids, begins
+        keep = np.minimum(lengths, self._max_length)
+        firsts = begins[:-1] if self._truncation == "right" else begins[1:] - keep
+        kept = [ids[begin : begin + count] for begin, count in zip(firsts, keep, strict=True)]
+        return np.concatenate(kept, dtype=np.int32), np.concatenate([[0], np.cumsum(keep)])
 
 
 class _At(NamedTuple):

@@ -390,10 +390,10 @@ class Feeder:
         return mine
 
     def _loaded_row(self, load: Load) -> Rows:
-        text = self._row_reader.plain_text(load.row)
+        plain = self._row_reader.plain(load.row)
         with self._clock.stage("tokenize", load.index):
-            if text is not None:
-                return self._encoder.row(text, load.index)
+            if plain is not None:
+                return self._encoder.row(plain, load.index)
             chunk = self._row_reader.chunk([load.row], load.index, "rows", load.index)
             ((_, text_bytes),) = self._encoder.jobs(chunk)
             return self._encoder.rows(chunk, text_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ from penstock.sources.kept import KeptColumn
 from penstock.sources.seal import seal, too_large
 from penstock.sources.tables import ArrowRows, is_arrow
 from penstock.sources.values import checked_ids, checked_text, num_bytes
+
+Ids = np.ndarray[Any, np.dtype[np.int32]]
 
 PAIR_COLUMN = "text_pair"  # the name of the second text when rows are tuples and nobody named it
 MOST_ROWS = 1024  # of a chunk made of Python rows
@@ -86,19 +88,26 @@ class RowReader:
         chunk.first_index = first_index
         return chunk
 
-    def plain_text(self, row: object) -> str | None:
-        """The text of a row that comes alone and can be used as it is; None: ``chunk`` must look at it.
+    def plain(self, row: object) -> str | Ids | None:
+        """The text, or the int32 ids, of a row that comes alone and can be used as it is.
 
-        Where rows come one at a time, from ``load``, an Arrow batch of one costs more than tokenizing it.
+        None: ``chunk`` must look at it. Where rows come one at a time, from ``load``, an Arrow batch of one
+        costs more than tokenizing it.
         """
         columns = self.columns
-        if columns.ids or columns.kept or columns.pair is not None:
+        if columns.kept or columns.pair is not None:
             return None
-        text = row.get(columns.text) if type(row) is dict else row
-        if type(text) is not str or num_bytes(text) > columns.max_row_bytes or checked_text(text):
+        value = row.get(columns.text) if type(row) is dict else row
+        if columns.ids:
+            value = checked_ids(value)
+            is_plain = isinstance(value, np.ndarray) and value.nbytes <= columns.max_row_bytes
+        else:
+            is_plain = type(value) is str and num_bytes(value) <= columns.max_row_bytes
+            is_plain = is_plain and not checked_text(value)
+        if not is_plain:
             return None
         self._seen_row = True
-        return text
+        return cast("str | Ids", value)
 
     def look_at_first(self, rows: Sequence[object], place: str) -> None:
         """Decide from the first usable row what rows are, and check its columns."""
