@@ -42,14 +42,43 @@ using Ticket = std::uint64_t;
 // timeout: not yet. closed: never again.
 enum class Outcome { ok, timeout, closed };
 
-// What the ring promises itself. The tests weaken one line at a time, to see that they notice.
-struct Protocol {
+// What the ring promises itself: the order of each access, and each step, by name; an access that is not here is
+// relaxed. The tests weaken one at a time, to see that they notice. README.md has the reasons.
+struct Protocol : Wakes {
+    // the feeder
+    static constexpr std::memory_order kClaimReadsGate = std::memory_order_acquire;
+    static constexpr std::memory_order kClaimReadsSlot = std::memory_order_acquire;
+    static constexpr std::memory_order kClaim = std::memory_order_release;
+    static constexpr std::memory_order kFeederLooksAtGate = std::memory_order_seq_cst;  // before it sleeps
+    static constexpr std::memory_order kFeederLooksAtSlot = std::memory_order_seq_cst;
+    // publishers
+    static constexpr std::memory_order kPublishReadsGate = std::memory_order_acquire;
     static constexpr std::memory_order kPublish = std::memory_order_seq_cst;
+    static constexpr std::memory_order kPublisherLooksAtHead = std::memory_order_seq_cst;
+    static constexpr std::memory_order kPublisherLooksAtGate = std::memory_order_seq_cst;
+    static constexpr std::memory_order kDrawReadsNext = std::memory_order_acquire;
+    static constexpr std::memory_order kDrawReadsGate = std::memory_order_acquire;
+    static constexpr std::memory_order kDraw = std::memory_order_release;
     static constexpr bool kPublisherWakes = true;
-    static constexpr bool kRecyclerWakes = true;
-    static constexpr bool kCloseWakes = true;
-    static constexpr bool kPublisherLooksBack = true;
+    static constexpr bool kPublisherLooksBack = true;  // whether cancel() came meanwhile
     static void after_publish() {}  // between an item becoming visible and its publisher's last look around
+    // the consumer
+    static constexpr std::memory_order kTakeReadsGate = std::memory_order_acquire;
+    static constexpr std::memory_order kTakeReadsSlot = std::memory_order_acquire;
+    static constexpr std::memory_order kTake = std::memory_order_seq_cst;
+    static constexpr std::memory_order kConsumerLooksAtGate = std::memory_order_seq_cst;  // before it sleeps
+    static constexpr std::memory_order kConsumerLooksAtSlot = std::memory_order_seq_cst;
+    static constexpr std::memory_order kRecycleReadsHead = std::memory_order_acquire;
+    static constexpr std::memory_order kRecycle = std::memory_order_seq_cst;
+    static constexpr bool kRecyclerWakes = true;
+    // anyone
+    static constexpr std::memory_order kShut = std::memory_order_seq_cst;
+    static constexpr std::memory_order kSweepReadsSlot = std::memory_order_seq_cst;
+    static constexpr std::memory_order kEvict = std::memory_order_acq_rel;
+    static constexpr std::memory_order kAskGate = std::memory_order_acquire;
+    static constexpr std::memory_order kCountTakes = std::memory_order_acquire;
+    static constexpr bool kShutWakesConsumer = true;
+    static constexpr bool kShutWakesFeeder = true;
 };
 
 template <class T>
@@ -59,7 +88,7 @@ struct Taken {
     std::optional<T> item = std::nullopt;  // there if outcome is ok
 };
 
-template <class T, class P = Protocol>
+template <class T, class P = Protocol, class M = Machine>
 class Ring {
     static_assert(std::is_nothrow_move_constructible_v<T> && std::is_nothrow_destructible_v<T>,
                   "a throw between reading a slot's word and moving its item out would lose the item");
@@ -88,20 +117,21 @@ class Ring {
 
     // Never blocks. Tickets are claimed in order. Throws std::invalid_argument for any but the next.
     Outcome try_claim(Ticket ticket) {
-        std::uint64_t gate = gate_.load(std::memory_order_acquire);
+        std::uint64_t gate = gate_.load(P::kClaimReadsGate);
         if (gate & kClosed) return Outcome::closed;
         if (ticket != gate) refuse("claim", ticket, "is not the next one, " + std::to_string(gate));
-        if (!has_room(ticket)) return Outcome::timeout;
+        if (!has_room(ticket, P::kClaimReadsSlot)) return Outcome::timeout;
         // Fails only if the gate was shut meanwhile: nobody else claims.
-        const bool claimed = gate_.compare_exchange_strong(gate, ticket + 1, std::memory_order_seq_cst);
+        const bool claimed = gate_.compare_exchange_strong(gate, ticket + 1, P::kClaim, P::kClaimReadsGate);
         return claimed ? Outcome::ok : Outcome::closed;
     }
 
     // Blocks until try_claim() has something else to say than timeout, or the deadline (then false).
     bool await_writable(Ticket ticket, Deadline deadline) {
-        return blocked_claims_.time(ticket, [&] {
-            return writable_.await([&] { return is_closed() || has_room(ticket); }, deadline);
-        });
+        const auto ready = [&] {
+            return (gate_.load(P::kFeederLooksAtGate) & kClosed) || has_room(ticket, P::kFeederLooksAtSlot);
+        };
+        return blocked_claims_.time(ticket, [&] { return writable_.await(ready, deadline); });
     }
 
     // Blocks until there is room, the ring is shut, or the deadline.
@@ -118,11 +148,12 @@ class Ring {
     // Throws std::invalid_argument for a ticket that is not claimed, or was published. (The second check is
     // exact if the two calls do not overlap.)
     bool publish(Ticket ticket, T item) {
-        const std::uint64_t gate = gate_.load(std::memory_order_acquire);
+        const std::uint64_t gate = gate_.load(P::kPublishReadsGate);
         if (gate & kCancelled) return false;
         if (ticket < first_ || ticket >= claimed(gate)) refuse("publish", ticket, "is not claimed");
         Slot& slot = slot_of(ticket);
-        if (slot.sequence.load(std::memory_order_acquire) != free_for(ticket)) {
+        // Relaxed: the recycler comes before the claim, and the claim before this, through the gate.
+        if (slot.sequence.load(std::memory_order_relaxed) != free_for(ticket)) {
             refuse("publish", ticket, "is already published");
         }
         slot.item.emplace(std::move(item));
@@ -130,15 +161,14 @@ class Ring {
         published_.fetch_add(1, std::memory_order_relaxed);
         slot.sequence.store(published(ticket), P::kPublish);
         P::after_publish();
-        if constexpr (P::kPublisherWakes) {
-            // Only the ticket that the consumer waits for is worth a wake-up. The consumer moves head_
-            // before it looks at the word, and here the word moved before the look at head_.
-            if (head_.load(std::memory_order_seq_cst) == ticket) readable_.notify();
-        }
-        if constexpr (P::kPublisherLooksBack) {
-            // cancel() shuts the gate, then sweeps the slots: one of us sees the other. Once it is shut no ticket
-            // is claimed any more, so a slot that still says `ticket` will hold no other item.
-            if (is_cancelled() && is_published(ticket)) return !drop(slot);
+        // Only the ticket that the consumer waits for is worth a wake-up. The consumer moves head_ before it looks
+        // at the word, and here the word moved before the look at head_.
+        if (P::kPublisherWakes && head_.load(P::kPublisherLooksAtHead) == ticket) readable_.notify();
+        // cancel() shuts the gate, then sweeps the slots: one of us sees the other. Once it is shut no ticket is
+        // claimed any more, so a slot that still says `ticket` will hold no other item.
+        if (P::kPublisherLooksBack && (gate_.load(P::kPublisherLooksAtGate) & kCancelled) &&
+            is_published(ticket, std::memory_order_relaxed)) {
+            return !drop(slot);
         }
         return true;
     }
@@ -146,12 +176,13 @@ class Ring {
     // Never blocks; any thread. Draws the ticket now, so that items are delivered as they become ready.
     // Nothing once cancelled. Throws std::invalid_argument if every claimed ticket was drawn.
     std::optional<Ticket> publish_next(T item) {
-        Ticket ticket = next_.load(std::memory_order_relaxed);
+        Ticket ticket = next_.load(P::kDrawReadsNext);
         do {  // not fetch_add: a refused draw must leave no hole
-            const std::uint64_t gate = gate_.load(std::memory_order_acquire);
+            // Whoever drew the tickets before this one knew of their claims; by next_ this thread knows too.
+            const std::uint64_t gate = gate_.load(P::kDrawReadsGate);
             if (gate & kCancelled) return std::nullopt;
             if (ticket >= claimed(gate)) refuse("publish_next", ticket, "is not claimed");
-        } while (!next_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_relaxed));
+        } while (!next_.compare_exchange_weak(ticket, ticket + 1, P::kDraw, P::kDrawReadsNext));
         if (!publish(ticket, std::move(item))) return std::nullopt;
         return ticket;
     }
@@ -162,14 +193,14 @@ class Ring {
     Taken<T> try_take() {
         const Ticket head = head_.load(std::memory_order_relaxed);  // the consumer's own word
         note_arrival(head);
-        if (is_over(head)) return {Outcome::closed};
+        if (is_over(head, P::kTakeReadsGate)) return {Outcome::closed};
+        if (!is_published(head, P::kTakeReadsSlot)) return {Outcome::timeout};
         Slot& slot = slot_of(head);
-        if (slot.sequence.load(std::memory_order_acquire) != published(head)) return {Outcome::timeout};
         if (!evict(slot)) return {Outcome::closed};  // cancel() got here first
         Taken<T> taken{Outcome::ok, head, std::move(slot.item)};
         slot.item.reset();
         occupancy_sum_.fetch_add(arrival_occupancy_, std::memory_order_relaxed);
-        head_.store(head + 1, std::memory_order_seq_cst);
+        head_.store(head + 1, P::kTake);
         return taken;
     }
 
@@ -177,9 +208,10 @@ class Ring {
     // Touches no item.
     bool await_readable(Deadline deadline) {
         const Ticket head = head_.load(std::memory_order_relaxed);
-        return blocked_takes_.time(head, [&] {
-            return readable_.await([&] { return is_over(head) || is_published(head); }, deadline);
-        });
+        const auto ready = [&] {
+            return is_over(head, P::kConsumerLooksAtGate) || is_published(head, P::kConsumerLooksAtSlot);
+        };
+        return blocked_takes_.time(head, [&] { return readable_.await(ready, deadline); });
     }
 
     // Blocks until the next ticket is there, there is none to come, or the deadline.
@@ -193,15 +225,16 @@ class Ring {
     // Never blocks; any thread, once for each ticket taken, in any order. Throws std::invalid_argument
     // for a ticket that was not taken, or was recycled.
     void recycle(Ticket ticket) {
-        if (ticket < first_ || ticket >= head_.load(std::memory_order_acquire)) {
+        if (ticket < first_ || ticket >= head_.load(P::kRecycleReadsHead)) {
             refuse("recycle", ticket, "was not taken");
         }
         std::uint32_t turn = published(ticket);
         const std::uint32_t next_turn = free_for(ticket + slots_.size());
-        if (!slot_of(ticket).sequence.compare_exchange_strong(turn, next_turn, std::memory_order_seq_cst)) {
+        if (!slot_of(ticket).sequence.compare_exchange_strong(turn, next_turn, P::kRecycle,
+                                                              std::memory_order_relaxed)) {
             refuse("recycle", ticket, "is already recycled");
         }
-        if constexpr (P::kRecyclerWakes) writable_.notify();
+        if (P::kRecyclerWakes) writable_.notify();
     }
 
     // ---- anyone ----------------------------------------------------------------------------------
@@ -213,8 +246,10 @@ class Ring {
     // An item published at this moment is destroyed once, here or in publish().
     void cancel() noexcept {
         const std::uint64_t gate = shut(kClosed | kCancelled);
-        for (Ticket ticket = head_.load(std::memory_order_acquire); ticket < claimed(gate); ++ticket) {
-            if (is_published(ticket)) drop(slot_of(ticket));
+        // An old head does no harm: a ticket that was recycled before a claim made it through the gate has
+        // visibly left its slot.
+        for (Ticket ticket = head_.load(std::memory_order_relaxed); ticket < claimed(gate); ++ticket) {
+            if (is_published(ticket, P::kSweepReadsSlot)) drop(slot_of(ticket));
         }
     }
 
@@ -226,11 +261,12 @@ class Ring {
         }
     }
 
-    bool is_closed() const noexcept { return gate_.load(std::memory_order_seq_cst) & kClosed; }
-    bool is_cancelled() const noexcept { return gate_.load(std::memory_order_seq_cst) & kCancelled; }
+    bool is_closed() const noexcept { return gate_.load(P::kAskGate) & kClosed; }
+    bool is_cancelled() const noexcept { return gate_.load(P::kAskGate) & kCancelled; }
     std::size_t capacity() const noexcept { return capacity_; }
-    Ticket claimed() const noexcept { return claimed(gate_.load(std::memory_order_acquire)); }
-    Ticket head() const noexcept { return head_.load(std::memory_order_acquire); }
+    // Every older ticket is claimed: publish() takes it. Every older ticket was taken: recycle() takes it.
+    Ticket claimed() const noexcept { return claimed(gate_.load(std::memory_order_relaxed)); }
+    Ticket head() const noexcept { return head_.load(std::memory_order_relaxed); }
 
     // Published and not taken; a moment's truth. 0 once cancelled.
     std::uint64_t occupancy() const noexcept {
@@ -239,19 +275,22 @@ class Ring {
         return published_.load(std::memory_order_relaxed) - takes;
     }
 
-    std::uint64_t takes() const noexcept { return head_.load(std::memory_order_acquire) - first_; }
+    std::uint64_t takes() const noexcept { return head_.load(P::kCountTakes) - first_; }
 
     // Sum over the tickets taken of the occupancy when the consumer came for each: near 0 on average
     // means that the consumer starves.
     std::uint64_t occupancy_sum() const noexcept { return occupancy_sum_.load(std::memory_order_relaxed); }
 
-    const Waits& blocked_claims() const noexcept { return blocked_claims_; }
-    const Waits& blocked_takes() const noexcept { return blocked_takes_; }
+    const BasicWaits<M>& blocked_claims() const noexcept { return blocked_claims_; }
+    const BasicWaits<M>& blocked_takes() const noexcept { return blocked_takes_; }
 
   private:
+    template <class V>
+    using Atomic = typename M::template Atomic<V>;
+
     struct alignas(kCacheLine) Slot {
-        std::atomic<std::uint32_t> sequence{0};
-        std::atomic<bool> occupied{false};  // whoever turns it off owns the item
+        Atomic<std::uint32_t> sequence{0};
+        Atomic<bool> occupied{false};  // whoever turns it off owns the item
         std::optional<T> item;
     };
     static_assert(sizeof(Slot) % kCacheLine == 0, "neighbouring slots must not share a cache line");
@@ -282,27 +321,27 @@ class Ring {
 
     Slot& slot_of(Ticket ticket) noexcept { return slots_[ticket & mask_]; }
 
-    bool is_published(Ticket ticket) noexcept {
-        return slot_of(ticket).sequence.load(std::memory_order_seq_cst) == published(ticket);
+    bool is_published(Ticket ticket, std::memory_order order) noexcept {
+        return slot_of(ticket).sequence.load(order) == published(ticket);
     }
 
     // True once ticket - capacity is recycled. All older ones are too, by induction, so this keeps the bound
     // exactly; and the slot of `ticket` is free, as capacity <= N. A new ring looks as if everything before
     // its first ticket had been recycled.
-    bool has_room(Ticket ticket) noexcept {
+    bool has_room(Ticket ticket, std::memory_order order) noexcept {
         const Ticket oldest = ticket - capacity_;
-        return slot_of(oldest).sequence.load(std::memory_order_seq_cst) == free_for(oldest + slots_.size());
+        return slot_of(oldest).sequence.load(order) == free_for(oldest + slots_.size());
     }
 
     // True when the consumer will not get `head` any more.
-    bool is_over(Ticket head) const noexcept {
-        const std::uint64_t gate = gate_.load(std::memory_order_seq_cst);
+    bool is_over(Ticket head, std::memory_order order) const noexcept {
+        const std::uint64_t gate = gate_.load(order);
         return (gate & kCancelled) || ((gate & kClosed) && claimed(gate) == head);
     }
 
-    // Exactly one caller gets true for a published item and may touch it. Relaxed is enough: the item
-    // became visible with the sequence word, and who loses touches nothing.
-    bool evict(Slot& slot) noexcept { return slot.occupied.exchange(false, std::memory_order_relaxed); }
+    // Exactly one caller gets true for a published item and may touch it. The item became visible with the
+    // sequence word; the order here is for the consumer that loses to cancel(), and reports it.
+    bool evict(Slot& slot) noexcept { return slot.occupied.exchange(false, P::kEvict); }
 
     bool drop(Slot& slot) noexcept {
         if (!evict(slot)) return false;
@@ -312,11 +351,9 @@ class Ring {
     }
 
     std::uint64_t shut(std::uint64_t flags) noexcept {
-        const std::uint64_t gate = gate_.fetch_or(flags, std::memory_order_seq_cst);
-        if constexpr (P::kCloseWakes) {
-            readable_.notify();
-            writable_.notify();
-        }
+        const std::uint64_t gate = gate_.fetch_or(flags, P::kShut);
+        if (P::kShutWakesConsumer) readable_.notify();
+        if (P::kShutWakesFeeder) writable_.notify();
         return gate;
     }
 
@@ -332,18 +369,18 @@ class Ring {
     const Ticket first_;
     std::vector<Slot> slots_;
 
-    alignas(kCacheLine) std::atomic<std::uint64_t> gate_;  // written by the feeder, read by all
-    alignas(kCacheLine) std::atomic<Ticket> head_;         // next to take: the consumer's, read by publishers
-    alignas(kCacheLine) std::atomic<Ticket> next_;         // next to draw: publish_next() only
-    alignas(kCacheLine) std::atomic<std::uint64_t> published_{0};
-    alignas(kCacheLine) EventCount readable_;  // the consumer sleeps here
-    alignas(kCacheLine) EventCount writable_;  // the feeder sleeps here
+    alignas(kCacheLine) Atomic<std::uint64_t> gate_;  // written by the feeder, read by all
+    alignas(kCacheLine) Atomic<Ticket> head_;         // next to take: the consumer's, read by publishers
+    alignas(kCacheLine) Atomic<Ticket> next_;         // next to draw: publish_next() only
+    alignas(kCacheLine) Atomic<std::uint64_t> published_{0};
+    alignas(kCacheLine) BasicEventCount<P, M> readable_;  // the consumer sleeps here
+    alignas(kCacheLine) BasicEventCount<P, M> writable_;  // the feeder sleeps here
 
-    alignas(kCacheLine) Waits blocked_claims_;  // the feeder's own
-    alignas(kCacheLine) Waits blocked_takes_;   // the consumer's own
+    alignas(kCacheLine) BasicWaits<M> blocked_claims_;  // the feeder's own
+    alignas(kCacheLine) BasicWaits<M> blocked_takes_;   // the consumer's own
     Ticket arrival_ = kNone;
     std::uint64_t arrival_occupancy_ = 0;
-    std::atomic<std::uint64_t> occupancy_sum_{0};
+    Atomic<std::uint64_t> occupancy_sum_{0};
 };
 
 }  // namespace penstock

@@ -1,161 +1,151 @@
-// Do the tests notice? Each control weakens one line of the ring's protocol, and CMakeLists.txt expects the
-// failure that this causes. Under "sound" the same checks pass with the protocol as it is.
+// Do the tests notice? Each control weakens one line of the protocol by one step, and CMakeLists.txt expects the
+// failure that this causes in a scene of ring_scenes.h.
+//
+//     ring_controls CONTROL
+//     ring_controls --complete PARK.H RING.H README.MD CMAKELISTS.TXT      is anything without a control?
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iterator>
+#include <regex>
 
-#include "crew.h"
-#include "tripwire.h"
-
-using namespace std::chrono_literals;
+#include "check.h"
+#include "ring_scenes.h"
 
 namespace {
 
-using Sound = penstock::Protocol;
-
-struct RelaxedPublish : Sound {  // no longer carries the item along: a data race
-    static constexpr std::memory_order kPublish = std::memory_order_relaxed;
-};
-struct ReleasePublish : Sound {  // may pass the look at the sleeper: a lost wake-up
-    static constexpr std::memory_order kPublish = std::memory_order_release;
-};
-struct SilentPublisher : Sound {
-    static constexpr bool kPublisherWakes = false;
-};
-struct SilentRecycler : Sound {
-    static constexpr bool kRecyclerWakes = false;
-};
-struct SilentClose : Sound {
-    static constexpr bool kCloseWakes = false;
-};
-struct BlindPublisher : Sound {  // does not look whether cancel() came meanwhile
-    static constexpr bool kPublisherLooksBack = false;
-};
-
-constexpr auto kLong = 3s;
-
-// Runs `act` while the caller sleeps, and checks that this wakes it: not the deadline, `kLong` later.
-template <class Sleep, class Act>
-void check_wakes(const char* what, Sleep sleep, Act act) {
-    std::thread actor([&] {
-        std::this_thread::sleep_for(100ms);
-        act();
-    });
-    const auto start = Clock::now();
-    sleep(start + kLong);
-    const bool woken = Clock::now() - start < kLong / 2;
-    actor.join();
-    if (!woken) check::fail(__FILE__, __LINE__, std::string("lost a wake-up: ") + what);
-}
-
-template <class P>
-void publish_wakes_the_consumer() {
-    Ring<int, P> ring(1);
-    ring.try_claim(0);
-    check_wakes("publish", [&](Deadline end) { ring.take_until(end); }, [&] { ring.publish(0, 0); });
-}
-
-template <class P>
-void recycle_wakes_the_feeder() {
-    Ring<int, P> ring(1);
-    ring.try_claim(0);
-    ring.publish(0, 0);
-    ring.try_take();
-    check_wakes("recycle", [&](Deadline end) { ring.claim_until(1, end); }, [&] { ring.recycle(0); });
-}
-
-template <class P>
-void close_wakes_both_sides() {
-    Ring<int, P> ring(1);
-    check_wakes("close, consumer", [&](Deadline end) { ring.take_until(end); }, [&] { ring.close(); });
-    Ring<int, P> full(1);
-    full.try_claim(0);
-    check_wakes("close, feeder", [&](Deadline end) { full.claim_until(1, end); }, [&] { full.close(); });
-}
-
-template <class P>
-void cancel_leaves_nothing_behind() {
-    struct Watched {
-        Tripwire wire;
-        Counted item{1};
-    };
-    Ring<Watched, P> ring(1);
-    ring.try_claim(0);
-    Tripwire::arm([&] { ring.cancel(); });  // as the item moves into its slot
-    ring.publish(0, Watched{});
-    CHECK(Counted::living() == 0);
-}
-
-template <class P>
-void items_arrive_whole() {
-    Crew<P> crew(Plan{.items = 3'000, .capacity = 4, .publishers = 2});
-    crew.start();
-    CHECK(crew.consume() == 3'000);
-    crew.join();
-}
-
-// Publisher and consumer set out together, a random moment apart, round after round: many chances for the
-// publisher's look at the sleeper to pass its own publication. The weakened ring is caught within some
-// ten thousand rounds.
-template <class P>
-void no_wake_up_is_lost_in_a_close_race() {
-    constexpr Ticket kNever = ~Ticket{0};
-    const Deadline end = Clock::now() + 4s;
-    Ring<int, P> ring(1);
-    std::atomic<Ticket> started{0};
-    std::thread publisher([&] {
-        std::minstd_rand random(1);
-        for (Ticket ticket = 0;; ++ticket) {
-            while (started.load(std::memory_order_acquire) <= ticket) penstock::park::relax();
-            if (started.load(std::memory_order_acquire) == kNever) return;
-            for (volatile auto step = random() % 64; step > 0;) step = step - 1;
-            ring.publish(ticket, 0);
-        }
-    });
-    for (Ticket ticket = 0; Clock::now() < end; ++ticket) {
-        ring.try_claim(ticket);
-        started.store(ticket + 1, std::memory_order_release);
-        const Deadline patience = Clock::now() + 2s;
-        ring.take_until(patience);
-        if (Clock::now() >= patience) check::fail(__FILE__, __LINE__, "lost a wake-up: in a close race");
-        ring.recycle(ticket);
-    }
-    started.store(kNever, std::memory_order_release);
-    publisher.join();
-}
+constexpr auto relaxed = std::memory_order_relaxed;
+constexpr auto acquire = std::memory_order_acquire;
+constexpr auto release = std::memory_order_release;
+constexpr auto acq_rel = std::memory_order_acq_rel;
+constexpr std::uint64_t kSeeds = 100'000;
 
 struct Control {
-    const char* name;
-    void (*run)();
+    const char* name;  // the constant, and what becomes of it
+    void (*weaken)();
+    const char* scene;
 };
 
+#define CONTROL(constant, value, scene)                                \
+    Control {                                                          \
+        #constant "-" #value, [] { Tunable::constant = value; }, scene \
+    }
+
+constexpr bool off = false;
+
 constexpr Control kControls[] = {
-    {"relaxed-publish", items_arrive_whole<RelaxedPublish>},
-    {"release-publish", no_wake_up_is_lost_in_a_close_race<ReleasePublish>},
-    {"silent-publisher", publish_wakes_the_consumer<SilentPublisher>},
-    {"silent-recycler", recycle_wakes_the_feeder<SilentRecycler>},
-    {"silent-close", close_wakes_both_sides<SilentClose>},
-    {"blind-publisher", cancel_leaves_nothing_behind<BlindPublisher>},
-    {"sound",
-     [] {
-         items_arrive_whole<Sound>();
-         no_wake_up_is_lost_in_a_close_race<Sound>();
-         publish_wakes_the_consumer<Sound>();
-         recycle_wakes_the_feeder<Sound>();
-         close_wakes_both_sides<Sound>();
-         cancel_leaves_nothing_behind<Sound>();
-     }},
+    CONTROL(kAnnounce, acq_rel, "deliver"),
+    CONTROL(kReadEpoch, relaxed, "bell"),
+    CONTROL(kLookForSleepers, acquire, "deliver"),
+    CONTROL(kTurnEpoch, relaxed, "bell"),
+    CONTROL(kLooksAgain, off, "deliver"),
+    CONTROL(kTurnsEpoch, off, "deliver"),
+    CONTROL(kWakes, off, "deliver"),
+    CONTROL(kWakerQueues, off, "portable"),
+    CONTROL(kClaimReadsGate, relaxed, "close"),
+    CONTROL(kClaimReadsSlot, relaxed, "try-only"),
+    CONTROL(kClaim, relaxed, "poll"),
+    CONTROL(kFeederLooksAtGate, acquire, "cancel"),
+    CONTROL(kFeederLooksAtSlot, acquire, "deliver"),
+    CONTROL(kPublishReadsGate, relaxed, "poll"),
+    CONTROL(kPublish, relaxed, "deliver"),
+    CONTROL(kPublish, release, "deliver"),
+    CONTROL(kPublisherLooksAtHead, acquire, "deliver"),
+    CONTROL(kPublisherLooksAtGate, acquire, "cancel"),
+    CONTROL(kDrawReadsNext, relaxed, "draw"),
+    CONTROL(kDrawReadsGate, relaxed, "cancel-draw"),
+    CONTROL(kDraw, relaxed, "draw"),
+    CONTROL(kPublisherWakes, off, "deliver"),
+    CONTROL(kPublisherLooksBack, off, "cancel"),
+    CONTROL(kTakeReadsGate, relaxed, "close"),
+    CONTROL(kTakeReadsSlot, relaxed, "try-only"),
+    CONTROL(kTake, relaxed, "strangers"),
+    CONTROL(kTake, release, "deliver"),
+    CONTROL(kConsumerLooksAtGate, acquire, "close"),
+    CONTROL(kConsumerLooksAtSlot, acquire, "deliver"),
+    CONTROL(kRecycleReadsHead, relaxed, "strangers"),
+    CONTROL(kRecycle, relaxed, "deliver"),
+    CONTROL(kRecycle, acq_rel, "deliver"),
+    CONTROL(kRecyclerWakes, off, "deliver"),
+    CONTROL(kShut, relaxed, "close"),
+    CONTROL(kShut, acq_rel, "close"),
+    CONTROL(kSweepReadsSlot, relaxed, "cancel"),
+    CONTROL(kSweepReadsSlot, acquire, "cancel"),
+    CONTROL(kEvict, relaxed, "cancel"),
+    CONTROL(kEvict, acquire, "cancel"),
+    CONTROL(kEvict, release, "cancel"),
+    CONTROL(kAskGate, relaxed, "spectator"),
+    CONTROL(kCountTakes, relaxed, "spectator"),
+    CONTROL(kShutWakesConsumer, off, "close"),
+    CONTROL(kShutWakesFeeder, off, "cancel"),
 };
+
+const Scene& scene_of(const Control& control) {
+    for (const Scene& scene : kScenes) {
+        if (std::strcmp(scene.name, control.scene) == 0) return scene;
+    }
+    check::fail(__FILE__, __LINE__, std::string("no scene is called ") + control.scene);
+}
+
+void run(const Control& control) {
+    control.weaken();
+    const Scene& scene = scene_of(control);
+    try {
+        sched::explore(scene.name, 0, kSeeds, scene.play);
+    } catch (const sched::Failed& failed) {
+        check::fail(__FILE__, __LINE__, failed.what);
+    }
+    std::printf("%s: nothing noticed\n", control.name);
+}
+
+std::string read(const char* path) {
+    std::ifstream file(path);
+    if (!file) check::fail(__FILE__, __LINE__, std::string("cannot read ") + path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Nothing is left out: every constant of Wakes and Protocol has a control, and a row in the table of the README, and
+// every control is a test.
+void check_complete(const char* park_h, const char* ring_h, const char* readme, const char* tests) {
+    const std::string code = read(park_h) + read(ring_h), table = read(readme), list = read(tests);
+    const std::regex constant("static constexpr (?:std::memory_order|bool) (k\\w+) =");
+    int constants = 0;
+    for (std::sregex_iterator found(code.begin(), code.end(), constant), end; found != end;
+         ++found, ++constants) {
+        const std::string name = (*found)[1];
+        const auto weakens = [&](const Control& control) {
+            return std::string(control.name).find(name + "-") == 0;
+        };
+        if (std::none_of(std::begin(kControls), std::end(kControls), weakens)) {
+            check::fail(__FILE__, __LINE__, name + " has no control");
+        }
+        if (table.find("`" + name + "`") == std::string::npos) {
+            check::fail(__FILE__, __LINE__, name + " is not in " + readme);
+        }
+    }
+    CHECK(constants > 30);
+    for (const Control& control : kControls) {
+        if (list.find(std::string(control.name) + " ") == std::string::npos) {
+            check::fail(__FILE__, __LINE__, std::string(control.name) + " is not in " + tests);
+        }
+    }
+    std::printf("%d constants, %zu controls\n", constants, std::size(kControls));
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    for (const Control& control : kControls) {
-        if (argc != 2 || std::strcmp(argv[1], control.name) != 0) continue;
-        control.run();
-        std::printf("%s: nothing noticed\n", control.name);
+    if (argc == 6 && std::strcmp(argv[1], "--complete") == 0) {
+        check_complete(argv[2], argv[3], argv[4], argv[5]);
         return 0;
     }
-    std::fprintf(stderr, "usage: ring_controls NAME\n");
+    for (const Control& control : kControls) {
+        if (argc != 2 || std::strcmp(argv[1], control.name) != 0) continue;
+        run(control);
+        return 0;
+    }
+    std::fprintf(stderr, "usage: ring_controls CONTROL\n");
     return 2;
 }
