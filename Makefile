@@ -3,6 +3,7 @@
 #   make demo       score the bundled texts with the bundled model
 #   make test       the C++ tests, then the Python tests
 #   make sanitize   the C++ tests under AddressSanitizer + UndefinedBehaviorSanitizer, and ThreadSanitizer
+#   make model      spin looks at every state of the ring's protocol (needs spin: apt-get install spin)
 #   make proof      the full size of every proof (long)
 #   make gpu        the tests that need a CUDA device, plain and under compute-sanitizer (of the CUDA toolkit)
 #   make style      linters, formatters, types, spelling, the stub
@@ -21,7 +22,7 @@ SOURCES := CMakeLists.txt README.md LICENSE $(shell find csrc python -type f \
              -not -name '*.so' -not -name '*.pyc' -not -name '.*')
 CXX_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cc' -o -name '*.cpp')
 
-.PHONY: demo test cpp-test sanitize proof gpu style dist clean
+.PHONY: demo test cpp-test sanitize model proof gpu style dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -37,8 +38,15 @@ sanitize: $(VENV)/tools
 	cd csrc && cmake --preset asan && cmake --build --preset asan && ctest --preset asan
 	cd csrc && cmake --preset tsan && cmake --build --preset tsan && ctest --preset tsan
 
+model:
+	$(PYTHON) tools/model.py
+
 proof: $(VENV)/installed $(VENV)/tools
 	$(BIN)/python -m pytest -m proof
+	cd csrc && cmake --preset dev && cmake --build --preset dev --target ring_schedules ring_stress
+	PENSTOCK_STRESS=20 build/csrc-dev/tests/ring_stress
+	PENSTOCK_SCHEDULES=500000 build/csrc-dev/tests/ring_schedules
+	$(PYTHON) tools/model.py --full
 
 gpu: $(VENV)/installed $(VENV)/tools
 	$(BIN)/python -m pytest -m gpu
