@@ -4,8 +4,8 @@
  * the business of tests/cpp/sched_memory.h.) Checked: no assertion fails, and no end state but the one in which
  * everybody went home: a sleeper that nobody wakes is an invalid end state.
  *
- * Sizes: CAPACITY, SLOTS (the next power of two, at least 2), ITEMS, PUBLISHERS. Roles: CLOSER, CANCELLER (else the feeder
- * closes at the end), RECYCLER (else the consumer recycles). DRAW: publish_next.
+ * Sizes: CAPACITY, SLOTS (the next power of two, at least 2), ITEMS, PUBLISHERS. Roles: CLOSER, CANCELLER (else the
+ * feeder closes at the end), RECYCLER (else the consumer recycles). DRAW: publish_next.
  *
  * The other names leave out a step or take two in the wrong order, and something must fail: see tools/model.py.
  */

@@ -163,14 +163,13 @@ class World {
     }
 
     // Ends the schedule; does not return. In a thread, run() throws; on thread 0 this does.
-    [[noreturn]] void fail(const std::string& what) {
-        if (!running_) {
-            over_ = true;
-            throw Failed{what};
+    [[noreturn]] void fail(const char* what) {
+        if (running_) {
+            failure_ = what;
+            abandon();
         }
-        failure_ = what;
-        switch_to(0);
-        __builtin_unreachable();
+        over_ = true;
+        throw Failed{what};
     }
 
     [[gnu::format(printf, 2, 3)]] void note(const char* format, ...) {
@@ -204,6 +203,12 @@ class World {
         from.switch_to(id ? *fibers_[id] : main_);
     }
 
+    // Leaves the threads where they are. What they own is lost, so nothing with an owner may be in this frame.
+    [[noreturn]] void abandon() {
+        switch_to(0);
+        __builtin_unreachable();
+    }
+
     // Who goes next. 0 when all are done.
     unsigned next() {
         std::array<unsigned, kThreads> ready;
@@ -222,8 +227,9 @@ class World {
         }
         if (any_asleep && readies > 0 && random.one_in(128)) return get_up(any_sleeper(), false);
         if (readies > 0) return by_priority_ ? first_of(ready, readies) : any_of(ready, readies);
-        if (any_asleep) fail("asleep for ever: " + sleepers());
-        return 0;
+        if (!any_asleep) return 0;
+        failure_ = "asleep for ever: " + sleepers();
+        abandon();
     }
 
     unsigned get_up(unsigned id, bool timed_out) {
@@ -288,13 +294,12 @@ inline void World::live() {
     world.fibers_[world.current_]->arrive();
     for (;;) {
         Thread& thread = world.self();
-        std::string refusal;
         try {
             thread.body();
         } catch (const std::exception& error) {
-            refusal = std::string(thread.name) + " was refused: " + error.what();
+            world.failure_ = std::string(thread.name) + " was refused: " + error.what();
         }
-        if (!refusal.empty()) world.fail(refusal);
+        if (!world.failure_.empty()) world.abandon();
         thread.state = Thread::State::done;
         world.switch_to(world.next());
     }
