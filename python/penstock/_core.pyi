@@ -69,6 +69,7 @@ class Ring:
         """
         Feeder only: claims the next ticket for each item and publishes it there; blocks while there is no room.
         Returns how many went in: fewer than there are once closed or cancelled. Interrupted by Ctrl-C, some are in.
+        What the consumer took last keeps its slots until it comes for more: a thread that is both must leave room.
         """
     def take(self, timeout: float | None = None) -> tuple[int, typing.Any] | None:
         """
