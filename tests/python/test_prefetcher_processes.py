@@ -96,16 +96,16 @@ POINTS = {
     "while closing": (
         "lambda key: 0",
         """
-        # close() waits for our own code: here for a worker that tokenizes for a long time.
-        rows, is_in = penstock.encoder.Encoder.rows, threading.Event()
+        # close() waits for our own code: here for a worker that reads ids for a long time.
+        truncated, is_in = penstock.encoder.Encoder._truncated_ids, threading.Event()
         def slowly(*arguments):
-            penstock.encoder.Encoder.rows = rows
+            penstock.encoder.Encoder._truncated_ids = truncated
             is_in.set()
             time.sleep(0.5)
-            return rows(*arguments)
+            return truncated(*arguments)
         with make() as batches:
             iterator = iter(batches)
-            penstock.encoder.Encoder.rows = slowly
+            penstock.encoder.Encoder._truncated_ids = slowly
             is_in.wait()
             threading.Timer(0.05, print, ("ready",), {"flush": True}).start()
         while True:
