@@ -1,7 +1,7 @@
-// Do the stress tests notice, on this processor? Two weakenings that ring_controls finds under its scheduler, here
-// between real threads: ThreadSanitizer sees the first, a second core runs into the second.
+// Do the stress tests notice? A weakening that ring_controls finds under its scheduler, here between real threads,
+// for ThreadSanitizer to see.
 //
-//     stress_controls relaxed-publish | release-publish | sound
+//     stress_controls relaxed-publish | sound
 
 #include <cstdio>
 #include <cstring>
@@ -17,9 +17,6 @@ using Sound = penstock::Protocol;
 struct RelaxedPublish : Sound {  // no longer carries the item along: a data race
     static constexpr std::memory_order kPublish = std::memory_order_relaxed;
 };
-struct ReleasePublish : Sound {  // may pass the look at the sleeper: a lost wake-up
-    static constexpr std::memory_order kPublish = std::memory_order_release;
-};
 
 template <class P>
 void items_arrive_whole() {
@@ -30,13 +27,12 @@ void items_arrive_whole() {
 }
 
 // Publisher and consumer set out together, a random moment apart, round after round: many chances for the
-// publisher's look at the sleeper to pass its own publication. The weakened ring is caught within some
-// ten thousand rounds.
-template <class P>
+// publisher's look at the sleeper to pass its own publication. With kPublish released only, some ten thousand
+// rounds lose a wake-up on an idle machine; on a busy one they may not, so that is no test of its own.
 void no_wake_up_is_lost_in_a_close_race() {
     constexpr Ticket kNever = ~Ticket{0};
     const Deadline end = Clock::now() + 4s;
-    Ring<int, P> ring(1);
+    Ring<int> ring(1);
     std::atomic<Ticket> started{0};
     std::thread publisher([&] {
         std::minstd_rand random(1);
@@ -66,17 +62,10 @@ struct Control {
 
 constexpr Control kControls[] = {
     {"relaxed-publish", items_arrive_whole<RelaxedPublish>},
-    {"release-publish",
-     [] {
-         if (std::thread::hardware_concurrency() < 2)
-             std::printf("skipped: one core has no such race\n");
-         else
-             no_wake_up_is_lost_in_a_close_race<ReleasePublish>();
-     }},
     {"sound",
      [] {
          items_arrive_whole<Sound>();
-         no_wake_up_is_lost_in_a_close_race<Sound>();
+         no_wake_up_is_lost_in_a_close_race();
      }},
 };
 
