@@ -21,7 +21,7 @@ constexpr unsigned kLog2WideSlots = 17;                   // 4 MiB
 constexpr std::size_t kLongBytes = std::size_t{8} << 20;  // of the cache of long words
 constexpr std::size_t kKeptBytes = std::size_t{1} << 20;  // of buffers, from call to call
 constexpr std::size_t kMostBytes = std::size_t{1} << 31;  // of a text
-// Counts of slots that only say where the ids are.
+// Counts of slots that only say where the ids are: of no packed ones.
 constexpr std::uint32_t kInWide = WordCache::kMaxIds + 1;
 constexpr std::uint32_t kInLong = WordCache::kMaxIds + 2;
 
@@ -349,12 +349,17 @@ bool ByteBpe::encode_words(std::string_view text, State& state, Ids& out) const 
                         to += slot->count;
                         continue;
                     }
+                    if (slot->is_packed()) {
+                        slot->unpack(to);
+                        to += slot->num_packed();
+                        continue;
+                    }
                     where = slot->count;
                 }
             } else if (length <= WideCache::kMaxBytes) {
                 if (const WideCache::Slot* const slot =
                         state.wide_words.find({word, length}, state.hashes[i])) {
-                    std::memcpy(to, slot->ids, (kMost + 1) * sizeof(Id));
+                    std::memcpy(to, slot->ids(), (kMost + 1) * sizeof(Id));
                     to += slot->count;
                     continue;
                 }
@@ -441,7 +446,7 @@ bool ByteBpe::find_missed(std::span<Missed> missed, State& state) const {
         if (each.is_short() && each.where != kInLong) {
             if (each.where == kInWide) {
                 if (const auto* const slot = state.wide_words.find(each.key.bytes(), each.hash, true)) {
-                    each.ids = slot->ids;
+                    each.ids = slot->ids_of_key();
                     each.count = slot->count;
                     continue;
                 }
@@ -492,16 +497,17 @@ void ByteBpe::keep_new(std::span<const Missed> missed, State& state) {
     for (const Missed& each : missed) {
         if (!each.is_new) continue;
         const std::span<const Id> ids(each.ids, each.count);
-        const bool is_wide = ids.size() <= WideCache::kMaxIds && each.word.size() <= WideCache::kMaxBytes;
         if (!each.is_short()) {
-            if (is_wide) {
+            if (ids.size() <= WideCache::kMaxIds && each.word.size() <= WideCache::kMaxBytes) {
                 state.wide_words.insert(each.word, WideCache::hash(each.word), ids);
             } else {
                 state.long_words.insert(each.word, each.hash, ids);
             }
         } else if (ids.size() <= WordCache::kMaxIds) {
             state.words.insert(each.key, ids);
-        } else if (is_wide) {
+        } else if (ids.size() <= WordCache::kMaxPacked) {
+            state.words.insert_packed(each.key, ids);
+        } else if (ids.size() <= WideCache::kMaxIdsOfKey) {
             state.words.claim(each.key).count = kInWide;
             state.wide_words.insert(each.key.bytes(), wide_hash(each.key), ids, true);
         } else {

@@ -1,7 +1,8 @@
 // Which tokens a word has: what makes a tokenizer fast, as 99 words in 100 were seen before.
 //
 // WordCache: short words with few tokens. A slot is 32 bytes: the word itself (up to 15 bytes and its length, so a
-// hit is exact) and up to three ids. WideCache: words of up to 32 bytes, in slots of 64 bytes with up to seven ids.
+// hit is exact) and up to three ids, or six of 20 bits. WideCache: words of up to 32 bytes, in slots of 64 bytes with
+// up to seven ids, or short words with up to eleven.
 // LongWordCache: any other words, exact too, as it keeps and compares bytes. All belong to one thread and are bounded.
 
 #pragma once
@@ -71,11 +72,24 @@ inline constexpr WordKey::Masks WordKey::kMasks{};
 class WordCache {
   public:
     static constexpr std::size_t kMaxIds = 3;
+    static constexpr std::size_t kMaxPacked = 6;
+    static constexpr unsigned kPackedBits = 20;  // of each of four ids or more
 
     struct Slot {
         WordKey key;  // high == 0: empty
         Id ids[kMaxIds];
-        std::uint32_t count;
+        std::uint32_t count;  // of ids, or what the caller set; if they are packed: in the top four bits
+
+        bool is_packed() const noexcept { return count >> kPackedShift != 0; }
+        std::size_t num_packed() const noexcept { return count >> kPackedShift; }
+
+        // Writes kMaxPacked ids, of which num_packed() count.
+        void unpack(Id* out) const noexcept {
+            std::uint64_t halves[2];
+            std::memcpy(halves, ids, sizeof(halves));
+            for (std::size_t i = 0; i < kMaxPacked; ++i)
+                out[i] = static_cast<Id>(halves[i / 3] >> i % 3 * kPackedBits & kPackedMask);
+        }
     };
 
     // 2^log2_slots slots of 32 bytes.
@@ -105,6 +119,16 @@ class WordCache {
         if (!ids.empty()) std::memcpy(slot.ids, ids.data(), ids.size_bytes());
     }
 
+    // Keeps a word of four to kMaxPacked ids, which are 0 to 2^kPackedBits - 1.
+    void insert_packed(const WordKey& key, std::span<const Id> ids) noexcept {
+        std::uint64_t halves[2] = {0, std::uint64_t{ids.size()} << 60};
+        for (std::size_t i = 0; i < ids.size(); ++i)
+            halves[i / 3] |= static_cast<std::uint64_t>(ids[i]) << i % 3 * kPackedBits;
+        Slot& slot = claim(key);
+        std::memcpy(slot.ids, halves, sizeof(slot.ids));
+        slot.count = static_cast<std::uint32_t>(halves[1] >> 32);
+    }
+
     // The slot that is now the word's; the caller sets its ids and its count, whatever they mean to it.
     Slot& claim(const WordKey& key) noexcept {
         Slot* const bucket = slots_.data() + (key.hash() & mask_);
@@ -116,6 +140,9 @@ class WordCache {
     std::size_t num_bytes() const noexcept { return slots_.num_bytes(); }
 
   private:
+    static constexpr unsigned kPackedShift = 28;
+    static constexpr std::uint64_t kPackedMask = (std::uint64_t{1} << kPackedBits) - 1;
+
     static std::uint64_t differ(const WordKey& a, const WordKey& b) noexcept {
         return (a.low ^ b.low) | (a.high ^ b.high);
     }
@@ -132,14 +159,19 @@ class WideCache {
     static constexpr std::size_t kMinBytes = 16;
     static constexpr std::size_t kMaxBytes = 32;
     static constexpr std::size_t kMaxIds = 7;
+    static constexpr std::size_t kMaxIdsOfKey = 11;
 
     struct Slot {
-        char bytes[kMaxBytes];
-        Id ids[kMaxIds];
+        Id items[15];  // the word's bytes, then its ids
         std::uint8_t count;
         std::uint8_t length;  // of the bytes; 0: empty
         bool is_key;          // the bytes are a WordKey
         std::uint8_t unused;
+
+        const char* bytes() const noexcept { return reinterpret_cast<const char*>(items); }
+        // If they are at most kMaxIds.
+        const Id* ids() const noexcept { return items + kMaxBytes / sizeof(Id); }
+        const Id* ids_of_key() const noexcept { return items + begin_of_ids(count); }
     };
 
     // 2^log2_slots slots of 64 bytes.
@@ -157,8 +189,8 @@ class WideCache {
         return mixed ^ (mixed >> 32);
     }
 
-    // The word's slot, or null: kMaxIds + 1 ids of it may be read. Valid until the next insert(). `is_key`: the word is
-    // the bytes of a WordKey.
+    // The word's slot, or null: kMaxIds + 1 ids() of it may be read. Valid until the next insert(). `is_key`: the word
+    // is the bytes of a WordKey.
     const Slot* find(std::string_view word, std::uint64_t hash, bool is_key = false) const noexcept {
         const Slot* const slot = slots_.data() + (hash & mask_);
         if (holds(*slot, word, is_key)) [[likely]]
@@ -167,19 +199,19 @@ class WideCache {
         return holds(*older, word, is_key) ? older : nullptr;
     }
 
-    // Keeps the word and at most kMaxIds ids; of two places the older word's is taken.
+    // Keeps the word and at most kMaxIds ids, kMaxIdsOfKey of a key; of two places the older word's is taken.
     void insert(std::string_view word, std::uint64_t hash, std::span<const Id> ids,
                 bool is_key = false) noexcept {
         Slot& slot = claim(word, hash, is_key);
-        if (!ids.empty()) std::memcpy(slot.ids, ids.data(), ids.size_bytes());
+        if (!ids.empty()) std::memcpy(slot.items + begin_of_ids(ids.size()), ids.data(), ids.size_bytes());
         slot.count = static_cast<std::uint8_t>(ids.size());
     }
 
-    // The slot that is now the word's; the caller sets its ids and its count, whatever they mean to it.
+    // The slot that is now the word's; the caller sets its count, whatever it means to it.
     Slot& claim(std::string_view word, std::uint64_t hash, bool is_key = false) noexcept {
         Slot& slot = slots_.data()[hash & mask_];
         if (slot.length != 0) slots_.data()[(hash & mask_) ^ 1] = slot;
-        std::memcpy(slot.bytes, word.data(), word.size());
+        std::memcpy(slot.items, word.data(), word.size());
         slot.length = static_cast<std::uint8_t>(word.size());
         slot.is_key = is_key;
         return slot;
@@ -190,11 +222,15 @@ class WideCache {
     std::size_t num_bytes() const noexcept { return slots_.num_bytes(); }
 
   private:
+    // Among the items; more than kMaxIds are right behind a key.
+    static constexpr std::size_t begin_of_ids(std::size_t count) noexcept {
+        return (count <= kMaxIds ? kMaxBytes : sizeof(WordKey)) / sizeof(Id);
+    }
     static bool holds(const Slot& slot, std::string_view word, bool is_key) noexcept {
         if (slot.length != word.size() || slot.is_key != is_key) return false;
         // Two halves, which overlap: together they are the word.
         const std::size_t last = word.size() - 16;
-        return (differ(slot.bytes, word.data()) | differ(slot.bytes + last, word.data() + last)) == 0;
+        return (differ(slot.bytes(), word.data()) | differ(slot.bytes() + last, word.data() + last)) == 0;
     }
     static std::uint64_t differ(const char* a, const char* b) noexcept {
         std::uint64_t one[2], other[2];

@@ -460,7 +460,7 @@ bool WordPiece::Lane::append_words(std::span<const Word> words, Kept& kept, Kept
             const WideCache::Slot* const slot =
                 caches.wide_words.find(word.wide_bytes(), word.hash, word.has_key());
             if (slot != nullptr) [[likely]] {
-                std::memcpy(room + num_ids, slot->ids, sizeof slot->ids);
+                std::memcpy(room + num_ids, slot->ids(), WideCache::kMaxIds * sizeof(Id));
                 is_long = slot->count == Kept::kMany;
                 num_ids += is_long ? 0 : slot->count;
                 if (!is_long) continue;

@@ -22,6 +22,11 @@ std::vector<Id> ids_of(const std::string& word) {
     return ids;
 }
 
+std::vector<Id> ids_in(const WideCache::Slot& slot) {
+    const Id* const ids = slot.is_key ? slot.ids_of_key() : slot.ids();
+    return {ids, ids + slot.count};
+}
+
 std::string random_word(std::mt19937& random, std::size_t most) {
     std::string word(1 + random() % most, ' ');
     for (char& c : word) c = static_cast<char>('a' + random() % 3);
@@ -71,6 +76,39 @@ TEST(words_of_too_many_tokens_are_not_kept) {
     CHECK(cache.find(key_of("none"))->count == 0);
 }
 
+TEST(up_to_six_ids_of_twenty_bits_are_packed) {
+    std::mt19937 random(7);
+    WordCache cache(6);
+    constexpr std::uint32_t kEnd = 1u << WordCache::kPackedBits;
+    std::map<std::string, std::vector<Id>> all;
+    std::size_t num_found = 0;
+    for (int round = 0; round < 20000; ++round) {
+        const std::string word = random_word(random, 5);
+        const auto expected = all.find(word);
+        if (const WordCache::Slot* const slot = cache.find(key_of(word)); slot != nullptr) {
+            Id ids[WordCache::kMaxPacked];
+            slot->unpack(ids);
+            CHECK(expected != all.end());
+            CHECK(slot->is_packed() == (expected->second.size() > WordCache::kMaxIds));
+            if (slot->is_packed())
+                CHECK(std::vector<Id>(ids, ids + slot->num_packed()) == expected->second);
+            else
+                CHECK(std::vector<Id>(slot->ids, slot->ids + slot->count) == expected->second);
+            ++num_found;
+            continue;
+        }
+        std::vector<Id> ids(random() % (WordCache::kMaxPacked + 1));
+        for (Id& id : ids) id = static_cast<Id>(random() % 3 == 0 ? kEnd - 1 : random() % kEnd);
+        if (ids.size() <= WordCache::kMaxIds) {
+            cache.insert(key_of(word), ids);
+        } else {
+            cache.insert_packed(key_of(word), ids);
+        }
+        all[word] = ids;
+    }
+    CHECK(num_found > 1000);
+}
+
 TEST(a_wide_word_is_found_with_its_own_ids_only) {
     WideCache cache(6);
     std::mt19937 random(5);
@@ -85,16 +123,16 @@ TEST(a_wide_word_is_found_with_its_own_ids_only) {
         const auto expected = all.find({word, is_key});
         if (const WideCache::Slot* const slot = cache.find(word, hash, is_key); slot != nullptr) {
             CHECK(expected != all.end());
-            CHECK(std::vector<Id>(slot->ids, slot->ids + slot->count) == expected->second);
+            CHECK(ids_in(*slot) == expected->second);
             ++num_found;
             continue;
         }
-        std::vector<Id> ids(random() % (WideCache::kMaxIds + 1));
+        std::vector<Id> ids(random() % ((is_key ? WideCache::kMaxIdsOfKey : WideCache::kMaxIds) + 1));
         for (Id& id : ids) id = static_cast<Id>(random() % 1000);
         cache.insert(word, hash, ids, is_key);
         all[{word, is_key}] = ids;
         const WideCache::Slot* const slot = cache.find(word, hash, is_key);
-        CHECK(slot != nullptr && std::vector<Id>(slot->ids, slot->ids + slot->count) == ids);
+        CHECK(slot != nullptr && ids_in(*slot) == ids);
     }
     CHECK(num_found > 100);
 }
