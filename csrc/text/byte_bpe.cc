@@ -470,16 +470,22 @@ bool ByteBpe::find_missed(std::span<Missed> missed, State& state) const {
             each.count = 1;
             continue;
         }
-        if (each.word.size() <= MergeTable::Word::kMost) {
+        if (each.word.size() <= BytePairs::kMost) {
+            // First symbols go where they are merged, if they fit in whatever they become.
+            const bool fits = each.word.size() <= MergeTable::Word::kMost;
             MergeTable::Word& next = state.together[num_together];
-            MergeTable::Rank ranks[MergeTable::Word::kMost + 1];
-            const BytePairs::Symbols first = pairs_->first_symbols(each.word, next.ids, ranks);
+            Id ids[BytePairs::kMost + 1];
+            MergeTable::Rank ranks[BytePairs::kMost + 1];
+            const BytePairs::Symbols first = pairs_->first_symbols(each.word, fits ? next.ids : ids, ranks);
             each.begin = state.made.size();
             if (first.count == 0) continue;
-            merges_.begin(next, first.count, ranks, first.unknown);
-            together[num_together++] = &each;
-            if (num_together == MergeTable::kTogether) merge_together();
-            continue;
+            if (first.count <= MergeTable::Word::kMost) {
+                if (!fits) std::copy_n(ids, first.count, next.ids);
+                merges_.begin(next, first.count, ranks, first.unknown);
+                together[num_together++] = &each;
+                if (num_together == MergeTable::kTogether) merge_together();
+                continue;
+            }
         }
         each.begin = state.made.size();
         if (!encode_bytes(each.word, state.scratch, state.symbols, state.made)) return false;

@@ -224,7 +224,7 @@ TEST(pairs_made_at_once_are_naive_merges) {
         const std::vector<Merge> merges = resolve_merges(ids, pairs);
         const ByteBpe model(vocabulary.tokens, pairs, {.scheme = Scheme::kNone}, nullptr);
         const auto memory = model.new_memory();
-        for (const std::size_t most : {3u, 6u, 15u, 31u, 32u, 33u, 64u, 65u, 200u}) {
+        for (const std::size_t most : {3u, 6u, 15u, 31u, 32u, 33u, 48u, 64u, 65u, 200u}) {
             std::string word;
             std::vector<Id> symbols;
             for (std::size_t i = 0; i < most; ++i) {
@@ -282,6 +282,8 @@ TEST(bytes_without_tokens_vanish) {
     CHECK((encoded(model, "axb") == std::vector<Id>{2}));
     CHECK(encoded(model, "x").empty());
     CHECK((encoded(model, std::string(70, 'x') + "ab" + std::string(20, 'x')) == std::vector<Id>{2}));
+    CHECK((encoded(model, std::string(40, 'x') + "ab") == std::vector<Id>{2}));
+    CHECK(encoded(model, std::string(64, 'x')).empty());
 }
 
 TEST(two_tokens_of_one_id_are_refused) {
