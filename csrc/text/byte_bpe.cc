@@ -17,13 +17,15 @@ namespace {
 constexpr std::size_t kBatch = 256;                       // words that are looked up together
 constexpr std::size_t kFewMissed = 48;                    // missed words that more are waited for
 constexpr unsigned kLog2Slots = 18;                       // 8 MiB
-constexpr unsigned kLog2WideSlots = 17;                   // 4 MiB
+constexpr unsigned kLog2WideSlots = 17;                   // 8 MiB
 constexpr std::size_t kLongBytes = std::size_t{8} << 20;  // of the cache of long words
 constexpr std::size_t kKeptBytes = std::size_t{1} << 20;  // of buffers, from call to call
 constexpr std::size_t kMostBytes = std::size_t{1} << 31;  // of a text
 // Counts of slots that only say where the ids are: of no packed ones.
 constexpr std::uint32_t kInWide = WordCache::kMaxIds + 1;
 constexpr std::uint32_t kInLong = WordCache::kMaxIds + 2;
+
+static_assert(MergeTable::kMaxId < Id{1} << WordCache::kPackedBits);
 
 std::uint64_t wide_hash(const WordKey& key) noexcept { return WideCache::hash(key.bytes()); }
 
