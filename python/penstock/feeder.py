@@ -27,7 +27,7 @@ from concurrent.futures import Future, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ NEVER_SWALLOWED = (SystemExit, KeyboardInterrupt, GeneratorExit)
 """Whatever ``on_error`` says, these reach the loop: they ask the process to stop, they judge no row."""
 
 
-_READER_PATIENCE_S = 0.005
+_PATIENCE_S = 0.005  # of a feeder that waits for a slot, and has something else to look after
 
 
 @dataclass(frozen=True)
@@ -538,6 +538,10 @@ class Feeder:
         if self._has_failed:
             return
         self._has_failed = True
+        while self._is_held_up():
+            sleep(_PATIENCE_S)
+            with suppress(Exception):  # the error that is on its way came first
+                self._give_up_overdue()
         if not self._limits.ordered:
             wait(self._staging)  # without tickets to keep order, it would overtake earlier batches
         self._ring.put(failure)
@@ -553,10 +557,18 @@ class Feeder:
             self._react(0.0)
             self._start_work()
             is_reader_behind = not self._is_read and not self._backlog and self._has_room(1)
-            if self._has_failed or not is_reader_behind:
+            if self._has_failed or not (is_reader_behind or self._is_held_up()):
                 return not self._has_failed and self._ring.claim(ticket)
-            self._react(_READER_PATIENCE_S)
+            self._react(_PATIENCE_S)
         return True
+
+    def _is_held_up(self) -> bool:
+        """Whether a batch still waits for a worker, while every worker may hang in ``load``.
+
+        The loop will make no room then, and only the feeder can end the wait: it keeps the time.
+        """
+        is_timed = self._loader is not None and self._loader.timeout is not None
+        return is_timed and not all(job.running() or job.done() for job in self._staging)
 
 
 def with_note(error: BaseException, note: str) -> BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 import penstock.flow
+from passes import Watched, take_away
 from penstock import Prefetcher
-from penstock.errors import ClosedError, ConfigError
+from penstock.errors import ClosedError, ConfigError, LoadTimeoutError
+from penstock.feeder import Feeder
 
 
 def one(key: int) -> list[int]:
@@ -267,3 +270,71 @@ def test_stats_blame_what_binds() -> None:
         for _ in batches:
             pass
     assert "raise rows_ahead" in str(batches.stats())
+
+
+# Batches wait for the one worker, which hangs: two slots are claimed, and the feeder waits for a third.
+STUCK: dict[str, dict[str, Any]] = {
+    "in order": {"window_rows": 8, "on_error": "skip"},
+    "without order": {"window_rows": 8, "on_error": "skip", "ordered": False},
+    "before an error": {"window_rows": 8, "on_error": "raise"},
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", STUCK)
+def test_a_load_that_hangs_is_given_up_while_the_feeder_waits_for_a_slot(how: str) -> None:
+    stop = threading.Event()
+
+    def load(key: int) -> list[int]:
+        if key == 8:
+            stop.wait(60)
+        return [key]
+
+    arguments: dict[str, Any] = {"num_workers": 1, "rows_ahead": 12, "batches_ahead": 1, "timeout": 0.2}
+    try:
+        with Prefetcher(
+            range(12), None, load=load, device="cpu", max_batch_rows=1, **arguments, **STUCK[how]
+        ) as batches:
+            loop = Watched(batches)
+            assert loop.is_over(30)
+    finally:
+        stop.set()
+    expected = [row for row in range(12) if row != 8]
+    if how == "before an error":
+        assert isinstance(loop.raised, LoadTimeoutError)
+        expected = expected[:8]
+    else:
+        assert loop.raised is None
+    assert sorted(loop.rows) == expected
+
+
+@pytest.mark.timeout(60)
+def test_without_a_look_at_who_is_held_up_the_pass_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_away(monkeypatch, Feeder, "_claim", "(is_reader_behind or self._is_held_up())", "is_reader_behind")
+    stop = threading.Event()
+
+    def load(key: int) -> list[int]:
+        if key == 8:
+            stop.wait(60)
+        return [key]
+
+    batches = Prefetcher(
+        range(12),
+        None,
+        load=load,
+        device="cpu",
+        max_batch_rows=1,
+        window_rows=8,
+        num_workers=1,
+        rows_ahead=12,
+        batches_ahead=1,
+        timeout=0.05,
+        on_error="skip",
+    )
+    loop = Watched(batches)
+    try:
+        assert not loop.is_over(1)
+    finally:
+        stop.set()
+        batches.close()
+    assert loop.is_over()
