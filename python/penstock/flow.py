@@ -86,6 +86,7 @@ class Pass:
         num_slots = settings.batches_ahead + 1
         self._trace = Trace(settings.trace, num_slots) if settings.trace is not None else None
         self._delivered: tuple[int, float] | None = None  # ticket and time, kept with a trace only
+        self._is_trace_written = False  # a loop that was left has cancelled the pass; close comes later
         self._clock = Clock(self._trace)
         self._tokenizer = settings.tokenizer
         self._fallbacks_before = self._num_fallbacks()
@@ -210,13 +211,13 @@ class Pass:
 
     def close(self) -> None:
         """End the pass and join our threads, but for those inside the caller's code."""
-        was_finished = self.is_finished
         self.cancel()
         self._pool.shutdown(wait=True)
         join_unless(self._feeder.threads, self._feeder.in_caller_code)
         self._feeder.join_loads()
         self._feeder.forget_source()
-        if self._trace is not None and not was_finished:
+        if self._trace is not None and not self._is_trace_written:
+            self._is_trace_written = True
             self._trace.write()
 
     def stats(self) -> Stats:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -361,3 +362,17 @@ def test_a_cache_of_nothing_is_refused() -> None:
         list(CachedPrefetcher(Prefetcher([], None, device="cpu"), num_batches=3))
     with pytest.raises(ConfigError, match="num_cached"):
         CachedPrefetcher(Prefetcher([[1]], None, device="cpu"), num_batches=3, num_cached=0)
+
+
+@pytest.mark.parametrize("how", ["break", "raise"])
+def test_the_trace_of_a_loop_that_was_left_is_written(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    with (
+        suppress(KeyError),
+        Prefetcher([[1]] * 9, None, device="cpu", max_batch_rows=1, trace=path) as batches,
+    ):
+        for _ in batches:  # the iterator dies with the loop, and ends the pass before close does
+            if how == "break":
+                break
+            raise KeyError
+    assert {event.get("name") for event in json.loads(path.read_text())["traceEvents"]} >= {"wait", "collate"}
