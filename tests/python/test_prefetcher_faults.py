@@ -338,3 +338,11 @@ def test_without_a_look_at_who_is_held_up_the_pass_hangs(monkeypatch: pytest.Mon
         stop.set()
         batches.close()
     assert loop.is_over()
+
+
+def test_the_text_column_can_be_kept_of_rows_that_load_fetched() -> None:
+    with Prefetcher(
+        range(4), None, load=lambda key: {"input_ids": [key, 7]}, device="cpu", keep=["input_ids"]
+    ) as batches:
+        (batch,) = batches
+    assert batch.columns["input_ids"].to_pylist() == [[key, 7] for key in range(4)]

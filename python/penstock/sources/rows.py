@@ -95,7 +95,7 @@ class RowReader:
         costs more than tokenizing it.
         """
         columns = self.columns
-        if columns.kept or columns.pair is not None:
+        if columns.keep or columns.pair is not None:
             return None
         value = row.get(columns.text) if type(row) is dict else row
         if columns.ids:
