@@ -138,7 +138,7 @@ class Collator:
         made = collate(ragged, columns)
         if not isinstance(made, Mapping):
             raise ConfigError(f"collate must return a dict of arrays, not {type(made).__name__}.")
-        arrays = {str(name): np.ascontiguousarray(value) for name, value in made.items()}
+        arrays = {str(name): _as_torch_reads_it(value) for name, value in made.items()}
         layout, num_bytes = _lay_out(tuple((name, each.shape, each.dtype) for name, each in arrays.items()))
         slot = self._staging.take_slot(num_bytes)
         for name, value in arrays.items():
@@ -149,6 +149,12 @@ class Collator:
 def slot_bytes(num_inputs: int, max_batch_tokens: int) -> int:
     """Bytes of the largest batch within the budget: every input int64, each on its own cache line."""
     return max(1, num_inputs) * (max_batch_tokens * INT64.itemsize + ALIGNMENT)
+
+
+def _as_torch_reads_it(value: Any) -> Array:
+    """One run of memory, in this machine's order of bytes."""
+    array = np.ascontiguousarray(value)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 @lru_cache(maxsize=1_024)

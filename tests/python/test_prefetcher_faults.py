@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import penstock.flow
@@ -346,3 +347,11 @@ def test_the_text_column_can_be_kept_of_rows_that_load_fetched() -> None:
     ) as batches:
         (batch,) = batches
     assert batch.columns["input_ids"].to_pylist() == [[key, 7] for key in range(4)]
+
+
+@pytest.mark.parametrize("kind", [">i4", ">i8", ">f4", "<i4"])
+def test_arrays_of_own_collate_have_their_values_whatever_their_order_of_bytes(kind: str) -> None:
+    made = np.arange(5).astype(kind)
+    with Prefetcher([[1]], None, device="cpu", collate=lambda *_: {"x": made}) as batches:
+        (batch,) = batches
+    assert batch.inputs["x"].tolist() == [0, 1, 2, 3, 4]
