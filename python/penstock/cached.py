@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle, islice
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ class CachedPrefetcher:
             self._num_rows += len(batch)
             self._num_tokens += int(batch.num_tokens.sum())
             self._num_padded_tokens += max((tensor.numel() for tensor in batch.inputs.values()), default=0)
-            yield batch
+            # A loop may put labels in, or take inputs out: the next round must not find that.
+            yield replace(batch, inputs=dict(batch.inputs), columns=dict(batch.columns))
             self._elapsed_s = perf_counter() - start
 
     def stats(self) -> Stats:

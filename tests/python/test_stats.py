@@ -376,3 +376,13 @@ def test_the_trace_of_a_loop_that_was_left_is_written(how: str, tmp_path: Path) 
                 break
             raise KeyError
     assert {event.get("name") for event in json.loads(path.read_text())["traceEvents"]} >= {"wait", "collate"}
+
+
+def test_what_a_loop_does_to_a_replayed_batch_is_not_there_the_next_time() -> None:
+    source = Prefetcher([[1, 2]] * 4, None, device="cpu", max_batch_rows=2)
+    seen = []
+    for batch in CachedPrefetcher(source, num_batches=5):
+        seen.append(sorted(batch.inputs))
+        batch.inputs.pop("attention_mask", None)
+        batch.inputs["labels"] = batch.inputs["input_ids"]
+    assert seen == [["attention_mask", "input_ids"]] * 5
