@@ -193,7 +193,10 @@ class FunctionLoader:
                 break
             if not load.rest():
                 raise WorkerAbandoned
-            if self._is_stopping.wait(pause_before(load.attempt + 1)):
+            start = perf_counter()
+            is_stopping = self._is_stopping.wait(pause_before(load.attempt + 1))
+            self._clock.add("load", start, perf_counter(), load.index)
+            if is_stopping:
                 break
             load.attempt, load.error = load.attempt + 1, None
             self._retried.append(load.index)
@@ -312,7 +315,9 @@ class CoroutineLoader:
             self._clock.add("load", start, perf_counter(), load.index)
             if not is_to_be_retried(load, self._retries):
                 break
+            start = perf_counter()
             await self._sleep(pause_before(load.attempt + 1))
+            self._clock.add("load", start, perf_counter(), load.index)
             load.attempt += 1
             self._retried.append(load.index)
         # This thread does nothing else, so what it computed since the last load ended, it did for loads.

@@ -47,8 +47,9 @@ class Stats:
         blocked_claims: The feeder waited for the loop to give a slot back. Near ``elapsed_s`` in all: the
             model is the bottleneck, as it should be.
         gil_wait_s: Seconds the loop waited for Python's lock when its batch was there already.
-        stage_s: Thread seconds spent in each stage: read (inside the source), load (inside ``load``; summed
-            over calls in flight), tokenize, collate, copy (starting the copy, not the copy itself).
+        stage_s: Thread seconds spent in each stage: read (inside the source), load (inside ``load``, and the
+            pauses before its retries; summed over calls in flight), tokenize, collate, copy (starting the
+            copy, not the copy itself).
         stage_cpu_s: Of these, the seconds in which the threads computed and did not wait, be it for a
             disk or for Python's lock.
         num_workers: Worker threads; ``stage_s`` of load, tokenize, collate and copy is spread over them.

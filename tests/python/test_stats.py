@@ -386,3 +386,25 @@ def test_what_a_loop_does_to_a_replayed_batch_is_not_there_the_next_time() -> No
         batch.inputs.pop("attention_mask", None)
         batch.inputs["labels"] = batch.inputs["input_ids"]
     assert seen == [["attention_mask", "input_ids"]] * 5
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_pauses_before_retries_count_as_loading(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.loads.pause_before", lambda _: 0.05)
+    tried: Counter[int] = Counter()
+
+    def load(key: int) -> list[int]:
+        tried[key] += 1
+        if tried[key] == 1:
+            raise OSError
+        return [key]
+
+    async def load_async(key: int) -> list[int]:
+        return load(key)
+
+    with Prefetcher(
+        range(8), None, load=load_async if is_async else load, device="cpu", retries=1, num_workers=2
+    ) as batches:
+        assert sum(map(len, batches)) == 8
+        assert batches.stats().stage_s["load"] >= 8 * 0.05
+        assert batches.stats().bottleneck == "load"
