@@ -124,6 +124,7 @@ bool AddedTokens::may_lie_across(std::string_view text, std::size_t at) const no
             if (node == nullptr || node->token < 0 || end + 1 < at) continue;
             if (end >= at || tokens_[static_cast<std::size_t>(node->token)].single_word) return true;
         }
+        if (node != nullptr && node->num_edges != 0) return true;
     }
     return false;
 }

@@ -45,7 +45,7 @@ class AddedTokens {
     void split(std::string_view text, std::vector<Stretch>& out) const;
 
     // Whether a token may lie across this place: begin before it and end behind it. Or end at it, if whether it is one
-    // depends on what comes behind.
+    // depends on what comes behind. The text may go on: a token that its end cuts short counts as whole.
     bool may_lie_across(std::string_view text, std::size_t at) const noexcept;
 
   private:

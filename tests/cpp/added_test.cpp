@@ -95,6 +95,9 @@ TEST(what_may_lie_across_a_place) {
     word.single_word = true;  // not in "abc"
     CHECK(AddedTokens({word}).may_lie_across("xab cy", 3));
     CHECK(!AddedTokens({word}).may_lie_across("xab cy", 4));
+    // The text may go on.
+    CHECK(tokens.may_lie_across("xab", 2));
+    CHECK(!tokens.may_lie_across("xac", 2));
 }
 
 TEST(any_set_finds_what_a_slow_search_finds) {

@@ -118,6 +118,17 @@ def test_added_tokens_with_one_id_are_left_to_tokenizers() -> None:
     assert check(text, "axycd").engine == "tokenizers"
 
 
+def test_an_added_token_is_whole_where_what_is_read_ends_within_it() -> None:
+    vocabulary = {"[UNK]": 0, "a": 1, "[": 2}
+    model = {"type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]", "max_input_chars_per_word": 9}
+    model["continuing_subword_prefix"] = "##"
+    native = load(file_of(model, added_tokens=[added("[S]", 3)], pre_tokenizer={"type": "BertPreTokenizer"}))
+    assert native.engine == "native"
+    for spaces in range(560, 620):
+        texts = pa.array(["a a" + " " * spaces + "[S]" + " a" * 600])  # 594 bytes are read for three tokens
+        assert native.encode_batch(texts, max_length=3).row(0).tolist() == [1, 1, 3], spaces
+
+
 @pytest.mark.parametrize(
     ("section", "value"),
     [
