@@ -275,19 +275,25 @@ def _ids_of_added(document: Json, known: Mapping[str, int], size: int) -> dict[s
 
 def _guards(document: Json, normalized: list[Any]) -> list[Any] | None:
     """As what tokens that are looked for in normalized text may stand in the raw one; None: not known."""
-    steps = [step["type"] for step in _steps(document.get("normalizer"), "normalizers")]
+    steps = _steps(document.get("normalizer"), "normalizers")
+    names = [step["type"] for step in steps]
     contents = [token[0] for token in normalized]
-    if not steps:
+    if not normalized or not steps:
         return normalized
-    if steps == ["NFC"]:
+    if names == ["NFC"]:
         are_plain = all(text.isascii() and not set(text) & set(NFC_CHANGES_TO_ASCII) for text in contents)
         return normalized if are_plain else None
-    if set(steps) <= {"Prepend", "Replace"}:  # for the model takes no others than those of a space
+    only_spaces = (("Prepend", METASPACE), ("Replace", " ", METASPACE))
+    if set(names) <= {"Prepend", "Replace"} and all(_normalizer_step(step) in only_spaces for step in steps):
+        # Of a token with several of these each may be a space or not in the raw text.
+        if any(text.count(METASPACE) > 1 for text in contents):
+            return None
         forms = {
             form for text in contents for form in (text, text.replace(METASPACE, " "), text.lstrip(METASPACE))
         }
-        return [(form, 0, False, False, False) for form in sorted(forms) if form]
-    return None if normalized else []
+        single_word = any(token[2] for token in normalized)
+        return [(form, 0, single_word, False, False) for form in sorted(forms) if form]
+    return None
 
 
 # --- what stands around texts ------------------------------------------------------------------------------

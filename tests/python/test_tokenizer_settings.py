@@ -129,6 +129,37 @@ def test_an_added_token_is_whole_where_what_is_read_ends_within_it() -> None:
         assert native.encode_batch(texts, max_length=3).row(0).tolist() == [1, 1, 3], spaces
 
 
+UNDERLINE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+BRACKET = {"type": "Replace", "pattern": {"String": "<"}, "content": "["}
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "normalizer", "pre_tokenizer", "stands_as"),
+    [
+        ("<x>", {"single_word": True}, UNDERLINE, None, ".<x>"),  # and "a" behind it, so that it is none
+        ("<a b c>", {}, UNDERLINE, None, "<a b\u2581c>"),
+        ("[xy]", {}, BRACKET, BYTE_LEVEL, "<xy]"),
+    ],
+    ids=["single word", "space or not", "another character"],
+)
+def test_no_text_is_cut_in_an_added_token_that_the_normalizer_makes(
+    content: str, flags: dict[str, bool], normalizer: Any, pre_tokenizer: Any, stands_as: str
+) -> None:
+    tokens = [*"u<>[]xyabc. \u2581\u0120", *("z" * 2**power for power in range(5))]
+    model = bpe({text: at for at, text in enumerate(tokens)}, unk_token=None if pre_tokenizer else "u")
+    model["merges"] = [["z" * 2**power, "z" * 2**power] for power in range(4)]
+    token = added(content, len(tokens)) | {"normalized": True} | flags
+    text = file_of(model, added_tokens=[token], normalizer=normalizer, pre_tokenizer=pre_tokenizer)
+    native, theirs = load(text), tokenizers.Tokenizer.from_str(text)
+    assert native.engine == "native"
+    for size in range(64, 200):  # bytes before, of few tokens, so that the text is cut among what comes then
+        document = "z" * size + (stands_as + "a") * 200
+        whole = theirs.encode(document).ids
+        for length in range(size // 16, size // 16 + 16):
+            row = native.encode_batch([document], max_length=length).row(0).tolist()
+            assert row == whole[:length], (size, length)
+
+
 @pytest.mark.parametrize(
     ("section", "value"),
     [
