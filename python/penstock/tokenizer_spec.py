@@ -265,9 +265,10 @@ def _ids_of_added(document: Json, known: Mapping[str, int], size: int) -> dict[s
         content = token["content"]
         if content in ids:
             raise Unknown(f"added token {content!r} stands there twice")
-        if content:
-            ids[content] = known[content] if content in known else max(highest + 1, size)
-            highest = max(highest, ids[content])
+        if content in known:
+            ids[content] = known[content]
+        elif content:
+            ids[content] = highest = max(highest + 1, size)
     if len(set(ids.values())) < len(ids):
         raise Unknown("two added tokens with one id")
     return ids

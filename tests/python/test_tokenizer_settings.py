@@ -111,6 +111,14 @@ def test_of_equal_pieces_each_counts_for_the_ids_of_added_tokens(number: int, en
     assert check(file_of(pieces, added_tokens=[added("X", number)]), "aXb").engine == engine
 
 
+@pytest.mark.parametrize(("number", "engine"), [(3, "native"), (10, "tokenizers")])
+def test_tokens_of_the_model_do_not_count_for_the_ids_of_added_ones(number: int, engine: str) -> None:
+    """The vocabulary has ids that are higher than it is long."""
+    tokens = [added("c", 9), added("X", number)]
+    text = file_of(bpe({"u": 0, "a": 1, "c": 9}, unk_token="u"), added_tokens=tokens)
+    assert check(text, "acX", "Xc").engine == engine
+
+
 def test_added_tokens_with_one_id_are_left_to_tokenizers() -> None:
     vocabulary = {"a": 0, "b": 1, "c": 4, "d": 3}
     tokens = [added("xy", 4), added("c", 4)]
