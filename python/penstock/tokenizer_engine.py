@@ -56,6 +56,7 @@ class TokenizersEngine:
         backend.no_truncation()
         backend.no_padding()
         processor, backend.post_processor = backend.post_processor, None
+        _refuse_endless(backend, place)
         try:
             probe, tokens = _probe(backend, place)
             backend.post_processor = processor
@@ -309,6 +310,22 @@ def _encodings(
     half = len(texts) // 2
     left = _encodings(encode, texts[:half], numbers[:half], reasons)
     return left + _encodings(encode, texts[half:], numbers[half:], reasons)
+
+
+def _refuse_endless(backend: Any, place: str) -> None:
+    """With such a token `tokenizers` finds "" everywhere in a text, and takes memory until there is none.
+
+    Raises:
+        TokenizerError: The normalizer leaves nothing of an added token that is looked for behind it.
+    """
+    if backend.normalizer is None:
+        return
+    for token in backend.get_added_tokens_decoder().values():
+        if token.normalized and token.content and not backend.normalizer.normalize_str(token.content):
+            raise TokenizerError(
+                f"{place}: the normalizer leaves nothing of the added token {token.content!r}; set its "
+                "normalized to false"
+            )
 
 
 def _probe(backend: Any, place: str) -> tuple[str, list[int]]:

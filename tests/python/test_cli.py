@@ -194,7 +194,7 @@ def test_a_cgroup_quota_counts_as_cores(tmp_path: Path) -> None:
 def test_bench_needs_a_clone_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a clone"):
         bench.script_of("feed", [tmp_path])
-    with pytest.raises(ConfigError, match="benchmarks of this clone are feed"):
+    with pytest.raises(ConfigError, match="benchmarks of this clone are busy, feed"):
         bench.script_of("speed", [Path(__file__).parent])
 
 

@@ -95,6 +95,21 @@ def test_transformers_tokenizers_are_taken_as_they_are(name: str, request: pytes
         assert tokenizer.vocab_size == len(source)
 
 
+def test_an_added_token_that_normalizes_to_nothing_is_refused(tiny_bpe: Path, tmp_path: Path) -> None:
+    """The tokenizers package would look for "" in every text, and never come to an end."""
+    document = json.loads((tiny_bpe / "tokenizer.json").read_text(encoding="utf-8"))
+    document["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": False}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False) | {"normalized": True}
+    token = {"id": len(document["model"]["vocab"]), "content": "\n"} | flags
+    document["added_tokens"].append(token)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"leaves nothing of the added token '\\n'; set its normalized"):
+        Tokenizer.from_pretrained(tmp_path)
+    token["normalized"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    assert Tokenizer.from_pretrained(tmp_path).encode_batch(["a\nb"]).ids.size > 1
+
+
 def test_a_slow_tokenizer_is_refused_with_a_remedy() -> None:
     from transformers import ByT5Tokenizer
 
