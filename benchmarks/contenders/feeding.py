@@ -38,6 +38,8 @@ class Work:
         in_flight: Loads at once.
         queue: Places in the queue of the tutorial's loader.
         tokenizer: For all the same.
+        is_timed: The loop leaves its rows unread: only the loader's time counts, and not what it takes to
+            take a tensor apart.
     """
 
     documents: list[str]
@@ -47,6 +49,7 @@ class Work:
     in_flight: int
     queue: int
     tokenizer: penstock.Tokenizer
+    is_timed: bool = False
 
     @property
     def keys(self) -> range:
@@ -90,7 +93,8 @@ class Loop:
     def step(self, rows: Iterable[Row]) -> None:
         """The model's time."""
         self.first = self.first or time.perf_counter()
-        self.seen += [(key, ids.tolist()) for key, ids in rows]
+        if not self.work.is_timed:
+            self.seen += [(key, ids.tolist()) for key, ids in rows]
         time.sleep(self.work.step_s)
         self.last = time.perf_counter()
 
@@ -378,12 +382,17 @@ def prefetcher(*, in_order: bool = True, is_async: bool = False, rows_ahead: int
             ordered=in_order,
         ) as batches:
             for batch in batches:
-                rows = zip(batch.input_index, batch.inputs["input_ids"], batch.num_tokens, strict=True)
-                loop.step((int(key), ids[:length]) for key, ids, length in rows)
+                loop.step(rows_of(batch))
             loop.end()
         return loop
 
     return feed
+
+
+def rows_of(batch: penstock.Batch) -> Iterator[Row]:
+    """The rows of a batch, if somebody asks for them."""
+    for key, ids, length in zip(batch.input_index, batch.inputs["input_ids"], batch.num_tokens, strict=True):
+        yield int(key), ids[:length]
 
 
 NOTHING = "(nothing to load: the sleeps alone)"
